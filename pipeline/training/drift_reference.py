@@ -52,7 +52,7 @@ def _known(
     """Return calibrated logits (N, K) and embeddings (N, E) of some validation images, where a training knows them."""
     if source is None or predictor.embedding_size is None:
         return None
-    if source.setup.version.samples("validation").sha256 != samples.sha256:  # with a time limit it had a part of them
+    if source.setup.version.samples("validation").sha256 != samples.sha256:  # it may have been judged by a part of them
         return None
     logits, inputs = source.validation_logits(), source.validation_inputs()
     if logits is None or inputs is None or not are_embeddings(inputs, predictor, source.setup.version):

@@ -16,7 +16,7 @@ from graftline.features.cache import Features
 from graftline.features.precision import MAX_CHANGE
 from graftline.features.segment import Segment
 from graftline.freezing.check import FreezeViolationError
-from graftline.freezing.plan import FreezePlan
+from graftline.freezing.plan import FreezePlan, plan_from_depth
 from graftline.freezing.rule import FreezeContext
 from graftline.freezing.rules import Gradual
 from graftline.training.events import FitEvents, Metrics
@@ -228,6 +228,50 @@ def test_the_last_epoch_is_kept_where_the_validation_images_tell_nothing(
     assert_same_weights(setup, of_last)
     few = "there are 12 validation images, too few to choose by (20 would do)"
     assert caplog.messages.count(f"The weights of the last epoch are kept: {few}.") == 1
+
+
+class Judging(FitEvents):
+    """Counts the validation images of each phase."""
+
+    def __init__(self) -> None:
+        self.images: list[int] = []
+
+    def on_source(self, source: TrainingSource) -> None:
+        self.images.append(len(source.setup.version.samples("validation").paths))
+
+
+@pytest.mark.parametrize(
+    ("depths", "live", "fewest", "judging"),
+    [
+        ([6], False, 6, [30]),  # a head on cached activations
+        ([6], True, 6, [18]),
+        ([6, 4], False, 6, [18, 18]),  # phases are compared
+        ([0], True, 6, [18]),
+        ([0], True, 24, [24]),
+        ([0], True, 500, [30]),
+    ],
+)
+def test_epochs_are_judged_by_no_more_images_than_are_trained(
+    make_setup: MakeSetup,
+    judged_version: DatasetVersion,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    depths: list[int],
+    live: bool,
+    fewest: int,
+    judging: list[int],
+) -> None:
+    """Of 18 training and 30 validation images, or by so many, where these pass what is trained."""
+    monkeypatch.setattr("graftline.freezing.evidence.FEWEST_VALIDATED", fewest)
+    setup, heard = make_setup(version=judged_version), Judging()
+    setup = dataclasses.replace(setup, features=dataclasses.replace(setup.features, cache=not live))
+    plans = [plan_from_depth(setup.graft.network, depth, "", epochs=1, learning_rate=0.001) for depth in depths]
+    with caplog.at_level("INFO", "graftline"):
+        train(setup, plans, FitDirectory(tmp_path / "fit"), events=heard)
+    assert heard.images == judging
+    told = f"Each epoch is judged by {judging[0]} of the 30 validation images."
+    assert (told in caplog.messages) is (judging[0] < 30)
 
 
 def test_averaged_weights_leave_what_is_frozen_alone(make_setup: MakeSetup, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ FEWEST_IMAGES = 20  # one is five points of accuracy then; a paired 95 % interva
 TRIAL_FOLDS = 3  # where there are fewer: as many fits, each without one of them
 ENOUGH_IN_FOLD = 300  # images; where a fold has as many, one fit will do
 MOST_JUDGED = 2_000  # validation images that a trial is judged by: they tell 1 point of accuracy apart
+FEWEST_VALIDATED = 500  # by which each epoch may be judged, however few images are trained
 FEWEST_IN_FOLDS = 2 * FEWEST_IMAGES  # of training and validation together
 
 
@@ -38,3 +39,18 @@ def trial_fits(images: int) -> int:
     (3, 1)
     """
     return 1 if images >= TRIAL_FOLDS * ENOUGH_IN_FOLD else TRIAL_FOLDS
+
+
+def most_validated(num_images: int) -> int:
+    """Return by how many validation images each epoch is judged at most, where they pass what is trained.
+
+    A split that is given may have many times as many as there are to train: then the epochs would take longer to
+    validate than to train.
+
+    Args:
+        num_images: of the training split.
+
+    >>> most_validated(600), most_validated(100)
+    (600, 500)
+    """
+    return max(FEWEST_VALIDATED, num_images)

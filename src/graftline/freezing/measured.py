@@ -18,7 +18,14 @@ from graftline.freezing.depth import (
     random_plan,
     trial_epochs,
 )
-from graftline.freezing.evidence import FEWEST_IN_FOLDS, MOST_JUDGED, TRIAL_FOLDS, too_few_to_choose, trial_fits
+from graftline.freezing.evidence import (
+    FEWEST_IN_FOLDS,
+    MOST_JUDGED,
+    TRIAL_FOLDS,
+    most_validated,
+    too_few_to_choose,
+    trial_fits,
+)
 from graftline.freezing.measurement import BoundaryResult, BoundaryTrial, DepthMeasurement, Difference, in_words
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule, TryBoundary
@@ -375,7 +382,8 @@ class _Search:
         plans[-1] = _because(plans[-1], reason)
         tried = tuple(trial.folder for trial in chain)
         context, finals = self._context, [] if final is None else [final]
-        on_all = chosen.images >= context.num_images and sum(context.validation_counts) <= MOST_JUDGED
+        most = min(MOST_JUDGED, most_validated(context.num_images))  # or the training is judged by other images
+        on_all = chosen.images >= context.num_images and sum(context.validation_counts) <= most
         return FreezeDecision((*plans, *finals), context.epochs, measurement, tried, on_all)
 
 

@@ -19,6 +19,7 @@ from graftline.bundle.reference import MOST_IMAGES as MOST_REFERRED
 from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.freezing.depth import DEEP_BATCH, FORWARD_PER_STEP, MOST_DEEP_EPOCHS, PASSES_PER_STEP
+from graftline.freezing.evidence import most_validated
 from graftline.freezing.plan import FreezePlan
 from graftline.training.allocator import freed_memory_kept
 from graftline.training.forecast import decode_seconds, reduced_jpeg_side
@@ -247,6 +248,7 @@ def check_budget(setup: TrainingSetup, seconds: float, minutes: float, *, freeze
     what = f"{train + validation:,} images{each} take about {needed:,.0f} s to pass through the network once"
     is_live = features.cache is False or setup.recipe.mixes_images
     if is_live or not freezes or not setup.graft.weights.pretrained:
+        validation = min(validation, most_validated(train))
         validated = validation * (seconds_per_image(setup) / FORWARD_PER_STEP + decoding_seconds(setup))
         if (rounds := LEAST_ROUNDS * 2 * validated) < needed:
             needed = rounds

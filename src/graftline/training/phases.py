@@ -18,7 +18,7 @@ from graftline.errors import UserError
 from graftline.features.precision import MAX_CHANGE
 from graftline.files import write_json
 from graftline.freezing.check import FreezeCheck
-from graftline.freezing.evidence import too_few_to_choose
+from graftline.freezing.evidence import most_validated, too_few_to_choose
 from graftline.freezing.plan import FreezePlan
 from graftline.training.budget import MOST_VALIDATED, cut_to_deadline, decoding_seconds, step_seconds, timed
 from graftline.training.checkpointing import checkpointed
@@ -32,7 +32,7 @@ from graftline.training.place import epochs_done
 from graftline.training.recipe import Recipe
 from graftline.training.results import FitHistory, PhaseResult, TrainingResult, best_of
 from graftline.training.setup import TrainingSetup
-from graftline.training.source_decision import choose_source
+from graftline.training.source_decision import choose_source, head_is_live
 from graftline.training.training_source import LiveSource, TrainingSource
 
 logger = logging.getLogger(__name__)
@@ -81,6 +81,7 @@ def train(
     if (few := _too_few(setup)) is not None:
         logger.info(f"The weights of the last epoch are kept: {few}.")
         first_judged = len(plans)
+    setup = _judged_by_fewer(setup, plans, limited=deadline is not None)
     results: list[PhaseResult] = []
     best_state: dict[str, Tensor] = {}
     own = copy.deepcopy(setup.graft.network.state_dict()) if any(plan.anew for plan in plans) else {}
@@ -112,6 +113,23 @@ def train(
     if best_state:
         setup.graft.network.load_state_dict(best_state)
     return TrainingResult(tuple(results), min(first_judged, len(results) - 1))
+
+
+def _judged_by_fewer(setup: TrainingSetup, plans: Sequence[FreezePlan], *, limited: bool) -> TrainingSetup:
+    """Return a setup with the validation images by which epochs are judged, the same in all phases.
+
+    Each class is there in proportion. All images judge a head on cached activations, which is validated in no time.
+    """
+    train, validation = (len(setup.version.samples(split).paths) for split in ("train", "validation"))
+    most = MOST_VALIDATED if limited else validation
+    if validation > most_validated(train) and (any(not plan.only_head for plan in plans) or head_is_live(setup)):
+        most = min(most, most_validated(train))
+    if validation <= most:
+        return setup
+    version = setup.version.part(validation=most)
+    judging = len(version.samples("validation").paths)
+    logger.info(f"Each epoch is judged by {judging:,} of the {validation:,} validation images.")
+    return replace(setup, version=version)
 
 
 def _end_of_next(deadline: float, phases: int) -> float:
@@ -148,8 +166,6 @@ def fit_phase(
         FreezeViolationError: a frozen tensor changed, or one that is to be trained got no gradient.
     """
     setup, planned_epochs = setup.for_plan(plan), plan.epochs
-    if deadline is not None:
-        setup = replace(setup, version=setup.version.part(validation=MOST_VALIDATED))
     plan.apply(setup.graft.network, frozen_statistics=setup.frozen_statistics)
     _check_batch(setup)
     freeze_check = _make_freeze_check(setup, plan, directory, resume=resume)
