@@ -30,7 +30,8 @@ from graftline.training.recipe import Recipe
 from graftline.training.setup import TrainingSetup
 from graftline.training.temperatures import losses_by_temperature
 from graftline.training.training_source import LiveSource, TrainingSource
-from graftline.training.trial import Trials, keep_trials, make_freeze_context, score_validation
+from graftline.training.trial import Trials, keep_trials, make_freeze_context
+from graftline.training.validation_scores import score_validation
 
 MakeSetup = Callable[..., TrainingSetup]
 DROPOUT = {"drop_rate": 0.2}

@@ -1,7 +1,4 @@
-"""Trying a boundary: a fit as a freeze plan says, whose work is kept until it is known which one goes on.
-
-Letters: B batch, C channels, H height, W width, N images of the validation split, K classes, T temperatures.
-"""
+"""Trying a boundary: a fit as a freeze plan says, whose work is kept until it is known which one goes on."""
 
 import contextlib
 import dataclasses
@@ -11,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import pytorch_lightning as pl
 from pytorch_lightning.utilities.seed import isolate_rng
 from rich.progress import Progress
 from torch import nn
@@ -20,24 +16,22 @@ from graftline.augment.policy import CandidatePolicy
 from graftline.backbones.layers import HEAD, group_names
 from graftline.console import progress
 from graftline.data.folds import assign_folds
-from graftline.data.loaders import Batch
 from graftline.freezing.evidence import MOST_JUDGED, TRIAL_FOLDS, trial_fits
 from graftline.freezing.measured import IMAGES_OF_CLASS
-from graftline.freezing.measurement import BoundaryTrial, Floats, in_words
+from graftline.freezing.measurement import BoundaryTrial, in_words
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision
 from graftline.training.budget import decoding_seconds, seconds_per_image
 from graftline.training.events import FitEvents, Metrics
-from graftline.training.fit import plain_interrupt
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.lower_rates import fit_at_lower_rates
 from graftline.training.phases import fit_phase, load_best
 from graftline.training.results import PhaseResult
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import head_is_live
-from graftline.training.temperatures import losses_by_temperature
 from graftline.training.trainer import accumulated_batches, own_epochs
 from graftline.training.training_source import TrainingSource
+from graftline.training.validation_scores import score_validation
 
 
 def make_freeze_context(setup: TrainingSetup, directory: FitDirectory, deadline: float | None = None) -> FreezeContext:
@@ -256,27 +250,6 @@ def fitted(
         yield TrialFit(setup, events.source, result)
 
 
-def score_validation(setup: TrainingSetup, source: TrainingSource) -> tuple[Floats, Floats]:
-    """Return the calibrated log loss (N,) and whether it is right (N,) of each validation image, in the split's order.
-
-    The loss is that at the temperature that suits these images best.
-    """
-    scores = _ImageScores(source.network)
-    trainer = setup.make_trainer(
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        limit_val_batches=1.0,  # all, or two trials could not be compared image by image
-    )
-    _, validation = source.make_loaders()
-    with plain_interrupt():
-        trainer.validate(scores, validation, verbose=False)
-    losses = np.concatenate(scores.losses)
-    return losses[:, losses.mean(axis=0).argmin()], np.concatenate(scores.hits)
-
-
 def _step_images(setup: TrainingSetup) -> int:
     """Return how many images a process passes for an optimizer step."""
     return setup.batch_size * accumulated_batches(setup.make_trainer)
@@ -314,21 +287,3 @@ def _weights_kept(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         network.load_state_dict(initial)
-
-
-class _ImageScores(pl.LightningModule):
-    """Keeps what a network makes of each image of a loader, whatever the trainer's device and precision."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.losses: list[Floats] = []  # (B, T) each
-        self.hits: list[Floats] = []
-
-    def validation_step(self, batch: Batch, batch_index: int) -> None:  # noqa: ARG002 - Lightning's signature
-        """Score a batch: inputs (B, C, H, W) or (B, …), logits (B, K)."""
-        outputs = self.network(batch["image"])
-        logits = outputs[0] if isinstance(outputs, tuple) else outputs
-        logits, labels = logits.cpu().double(), batch["label"].cpu()  # Apple's GPUs have no double
-        self.losses.append(losses_by_temperature(logits, labels).numpy())
-        self.hits.append((logits.argmax(dim=1) == labels).double().numpy())
