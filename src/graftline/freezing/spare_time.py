@@ -12,7 +12,7 @@ def with_spare_time(decision: FreezeDecision, context: FreezeContext, frozen_gro
     """Add a phase that trains more than the head, where the head alone was chosen and the time allows for that.
 
     Trials are short, for the time that they take; where there is time anyway, more can be found out. The phase begins
-    with the network's own weights and a new head, as trials do, and the best epoch of both is kept.
+    with the network's own weights and a new head, as trials do, and is kept where it is likely better than the head.
 
     Args:
         decision: of a rule that tries depths.

@@ -18,6 +18,7 @@ from graftline.errors import UserError
 from graftline.features.precision import MAX_CHANGE
 from graftline.files import write_json
 from graftline.freezing.check import FreezeCheck
+from graftline.freezing.depth import FORWARD_PER_STEP
 from graftline.freezing.evidence import most_validated, too_few_to_choose
 from graftline.freezing.plan import FreezePlan
 from graftline.training.budget import MOST_VALIDATED, cut_to_deadline, decoding_seconds, step_seconds, timed
@@ -34,6 +35,7 @@ from graftline.training.results import FitHistory, PhaseResult, TrainingResult, 
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import choose_source, head_is_live
 from graftline.training.training_source import LiveSource, TrainingSource
+from graftline.training.validation_scores import score_validation
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,8 @@ def train(
     """Fit a network as several freeze plans say, in turn; afterwards it has the best weights of all phases.
 
     The best are those of the lowest log loss on the validation images; where these are too few to tell, the last ones.
+    A phase that begins anew with the network's own weights, since there is time after one that is enough, has to be
+    likely better than that (nine in ten, image by image): of many epochs, one is lower by chance.
 
     A phase goes on from the best weights of the one before, or begins with the network's own where its plan says so.
     One that diverges at a rate that the user did not give is done again with a lower one (`fit_at_lower_rates`).
@@ -84,7 +88,9 @@ def train(
     setup = _judged_by_fewer(setup, plans, limited=deadline is not None)
     results: list[PhaseResult] = []
     best_state: dict[str, Tensor] = {}
-    own = copy.deepcopy(setup.graft.network.state_dict()) if any(plan.anew for plan in plans) else {}
+    has_spare = any(plan.anew for plan in plans)
+    scored = has_spare and few is None
+    own = copy.deepcopy(setup.graft.network.state_dict()) if has_spare else {}
     for number, plan in enumerate(plans):
         phase = directory.phase(number)
         if plan.anew:
@@ -101,11 +107,14 @@ def train(
                 decided = timed(setup, [plan], end)[0].decision
                 logger.info(f"{decided[0].upper()}{decided[1:]}.")
             earlier = [result.history for result in results]
-            fit_once = partial(fit_phase, setup, directory=phase, events=events, earlier=earlier, deadline=end)
+            fit_once = partial(
+                fit_phase, setup, directory=phase, events=events, earlier=earlier, deadline=end, scored=scored
+            )
             first_step = sum(history.steps for history in earlier)
             results.append(
                 fit_at_lower_rates(fit_once, setup, plan, phase, resume=resume, events=events, first_step=first_step)
             )
+        _tell_difference(results)
         if len(plans) > 1:
             best_state = _better(best_state, results[min(first_judged, len(plans) - 1) :], setup.graft.network)
         if results[-1].history.interrupted:
@@ -132,6 +141,13 @@ def _judged_by_fewer(setup: TrainingSetup, plans: Sequence[FreezePlan], *, limit
     return replace(setup, version=version)
 
 
+def _tell_difference(results: Sequence[PhaseResult]) -> None:
+    """Log by how much the last phase is better than the one before, where that has to be likely."""
+    if len(results) > 1 and (difference := results[-1].difference(results[-2])) is not None:
+        kept = "it is kept" if results[-1].is_better(results[-2]) else "too little to keep it"
+        logger.info(f"This phase has {difference.text()} in log loss against the one before: {kept}.")
+
+
 def _end_of_next(deadline: float, phases: int) -> float:
     """Return when the next of several phases is to end, which share the time that is left."""
     now = time.monotonic()
@@ -147,6 +163,7 @@ def fit_phase(
     earlier: Sequence[FitHistory] = (),
     resume: bool = False,
     deadline: float | None = None,
+    scored: bool = False,
     show_progress: bool = True,
 ) -> PhaseResult:
     """Fit a network as one freeze plan says; afterwards it has the weights of the best epoch.
@@ -160,6 +177,7 @@ def fit_phase(
         resume: go on from the last checkpoint in ``directory``, if there is one.
         deadline: moment of ``time.monotonic`` at which it is to end, but for a head on cached activations; None:
             whenever its epochs are done.
+        scored: whether each validation image is scored in the end, so that another phase can be compared.
         show_progress: draw the progress bar.
 
     Raises:
@@ -171,7 +189,7 @@ def fit_phase(
     freeze_check = _make_freeze_check(setup, plan, directory, resume=resume)
     source = choose_source(setup, plan, directory.source)
     if deadline is not None and (not plan.only_head or isinstance(source, LiveSource)):
-        plan = _cut(source, plan, deadline, directory if resume else None)
+        plan = _cut(source, plan, deadline, directory if resume else None, scored=scored)
     told = _PhaseEvents(FitEvents() if events is None else events, freeze_check, earlier)
     told.on_source(source)
     with lost_processes_named(), _run_as(setup.recipe, source, plan):
@@ -187,7 +205,9 @@ def fit_phase(
         )
     freeze_check.check(setup.graft.network)
     change = _check_cache(source)
-    result = PhaseResult(planned_epochs, history, source.sentence, source.augmented, freeze_check.record(), change)
+    losses = score_validation(setup, source)[0].tolist() if scored else None
+    record = freeze_check.record()
+    result = PhaseResult(planned_epochs, history, source.sentence, source.augmented, record, change, losses)
     if setup.execution.rank == 0:
         write_json(directory.result, asdict(result))
     return result
@@ -269,11 +289,16 @@ class _PhaseEvents(FitEvents):
         return self._listener.on_interrupt(interrupt)
 
 
-def _cut(source: TrainingSource, plan: FreezePlan, deadline: float, resumed: FitDirectory | None) -> FreezePlan:
-    """Return the plan for the time that is left; a resume goes on."""
+def _cut(
+    source: TrainingSource, plan: FreezePlan, deadline: float, resumed: FitDirectory | None, *, scored: bool = False
+) -> FreezePlan:
+    """Return the plan for the time that is left, but for that of the scores; a resume goes on."""
     setup, step, decoding, to_decode = source.setup, step_seconds(source), 0.0, None
     if isinstance(source, LiveSource):
         decoding, to_decode = decoding_seconds(setup), source.images_to_decode()
+    if scored:
+        each = step / FORWARD_PER_STEP + (decoding if to_decode is None else 0.0)
+        deadline -= len(setup.version.samples("validation").paths) * each
     cut = cut_to_deadline(setup, plan, deadline, step, decoding, to_decode)
     done = 0 if resumed is None or not resumed.last.exists() else _epochs_done(resumed)
     return replace(cut, epochs=done + cut.epochs)

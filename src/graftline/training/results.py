@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
+from graftline.freezing.measurement import Difference
 from graftline.training.events import Metrics
 
 # Early stopping and the choice of the checkpoint see validation only, never the test split; and they see the loss that
@@ -58,6 +61,8 @@ class PhaseResult:
         freeze_record: what the freeze check counted and hashed.
         cache_change: by how much a predicted probability differs between cached activations and images; None where
             nothing is cached.
+        losses: the calibrated log loss of each validation image in the best epoch, where another phase is to be
+            better by evidence; None: the lower loss decides.
     """
 
     planned_epochs: int
@@ -66,11 +71,24 @@ class PhaseResult:
     augmented: bool
     freeze_record: Mapping[str, Any]
     cache_change: float | None
+    losses: Sequence[float] | None = None
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "PhaseResult":
         """Return the result whose ``dataclasses.asdict`` went through JSON."""
         return cls(**{**content, "history": FitHistory(**content["history"])})
+
+    def difference(self, other: "PhaseResult") -> Difference | None:
+        """Return how much more log loss it has than another phase; None where that was not scored image by image."""
+        if self.losses is None or other.losses is None:
+            return None
+        return Difference.of(np.array(self.losses), np.array(other.losses))
+
+    def is_better(self, other: "PhaseResult") -> bool:
+        """Tell whether it is to be kept in place of another phase."""
+        if (difference := self.difference(other)) is not None:
+            return difference.is_likely_below_zero
+        return monitored(self.history.best) < monitored(other.history.best)
 
 
 @dataclass(frozen=True)
@@ -106,8 +124,11 @@ class TrainingResult:
 
 def best_of(phases: Sequence[PhaseResult]) -> int:
     """Return which of at least one phases is the best, from 0: the first of equal ones."""
-    losses = [monitored(phase.history.best) for phase in phases]
-    return losses.index(min(losses))
+    best = 0
+    for number, phase in enumerate(phases):
+        if phase.is_better(phases[best]):
+            best = number
+    return best
 
 
 def monitored(metrics: Metrics) -> float:
