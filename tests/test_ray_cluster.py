@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ray_nodes import Nodes, start_nodes
 
-from graftline import ray_cluster
+from graftline import ray_cluster, ray_connection
 from graftline.errors import UserError
 from graftline.execution import available_cores
 from graftline.ray_cluster import AHEAD, RayCluster, Slots
@@ -118,6 +118,28 @@ def test_a_node_that_has_the_gpu_may_be_smaller(nodes: Nodes, monkeypatch: pytes
     monkeypatch.setattr(ray_cluster, "SECONDS_WITHOUT_NODE", 2.0)
     with pytest.raises(UserError, match="no node of the Ray cluster has had 2 cores and a GPU, as each task needs"):
         list(cluster.map(available_cores, [()], slots=slots))
+
+
+@pytest.mark.extras
+@needs_ray
+@pytest.mark.timeout(300)
+def test_each_connection_is_checked(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    nodes.add(1, num_cpus=3)
+    RayCluster(num_workers=1).connect()
+    cluster = RayCluster(nodes.address)
+    assert [node["CPU"] for node in cluster.resources() if node.get("CPU")] == [3.0], "not the one before"
+    ray.shutdown()
+    with monkeypatch.context() as patch:
+        patch.setattr(ray_connection, "version", lambda _: "another")
+        for _ in range(2):
+            with pytest.raises(UserError, match="here is another: install it"):
+                cluster.connect()
+    cluster.connect()
+    connected = ray.get_runtime_context().get_job_id()
+    cluster.connect()
+    assert ray.get_runtime_context().get_job_id() == connected, "once"
 
 
 HEAD, WITH_GPU = {"CPU": 16.0}, {"CPU": 8.0, "GPU": 1.0}

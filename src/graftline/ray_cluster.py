@@ -26,8 +26,11 @@ R = TypeVar("R")
 
 SECONDS_BETWEEN_LOOKS = 10.0  # at which nodes there are, while no task ends
 SECONDS_WITHOUT_NODE = 300.0  # that has what a task needs: one that starts again is back by then
+NOT_OURS = "not ours"  # in place of an address: a Ray that others have connected this process with, or none
 AHEAD = 3  # tasks per worker that are under way: one runs, the others wait beside it, or for their turn to be asked for
 MOST_RETRIES = 5  # of a task whose worker or node was lost: what ends each worker would else be done again for ever
+
+_own_address: str | None = NOT_OURS  # of the cluster that we have connected this process with
 
 
 @dataclass(frozen=True)
@@ -119,20 +122,29 @@ class RayCluster:
         self.connect()
 
     def connect(self) -> None:
-        """Connect with the cluster, once per process.
+        """Connect with the cluster, once per process; with another one than before, in its place.
 
         Raises:
             UserError: it does not answer, has other versions than we have, or its nodes have no graftline.
         """
+        global _own_address
         os.environ.setdefault("RAY_task_oom_retries", str(MOST_RETRIES))  # Ray counts those apart, and reads it once
         import ray
 
         if ray.is_initialized():
-            return
+            if _own_address in (NOT_OURS, self.address):
+                return
+            ray.shutdown()  # that of an earlier command of this process
         if self.address is not None and self.address != "auto":
             knock(self.address)
+        _own_address = NOT_OURS
         start(self.address, self.num_workers)
-        warn_of_variables(look_at_nodes())
+        try:
+            warn_of_variables(look_at_nodes())
+        except BaseException:
+            ray.shutdown()  # or the next command would take it as it is
+            raise
+        _own_address = self.address
 
     @property
     def workers(self) -> int:

@@ -69,7 +69,11 @@ def test_one_without_splits_is_divided_and_labels_may_be_text(tmp_path: Path, so
     }
 
 
-def test_images_that_are_known_by_their_paths_alone(tmp_path: Path, source: HuggingFace) -> None:
+def test_images_that_are_known_by_their_paths_alone(
+    tmp_path: Path, source: HuggingFace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("aiohttp", reason="of the extra remote: pip install graftline[remote]")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "downloaded"))
     photos = tmp_path / "photos"
     photos.mkdir()
     for number, file in enumerate(files(21)):
