@@ -1,6 +1,8 @@
 """Batch prediction on a Ray cluster of two nodes: the rows of one process, also where a worker or a node is killed."""
 
+import re
 import shutil
+import socket
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ from graftline.bundle.batch import BatchJob
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.remote_answers import stream_over
 from graftline.data.image_list import ImageLister
+from graftline.errors import UserError
 from graftline.ray_cluster import RayCluster
 
 pytest.importorskip("ray", reason="ray is missing: make test-extras installs it")
@@ -83,6 +86,17 @@ def test_rows_are_those_of_one_process_also_where_something_is_killed(
     assert spread.run(kill_once) == here.run()
     assert killed
     pd.testing.assert_frame_equal(read(spread), read(here), atol=1e-6)
+
+
+def test_a_node_that_lacks_some_images_is_named(cluster: Nodes, bundle: Path, photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, photos / "further")
+    with cluster.without(photos / "further"):
+        images = ImageLister().read(photos, tmp_path)
+        stream = partial(stream_over, RayCluster(cluster.address), bundle, "onnx")
+        job = BatchJob(Predictor.from_directory(bundle), images, tmp_path / "rows", part_rows=40, stream=stream)
+        told = rf"was away while .*further/\d+\.png, out of reach on node {re.escape(socket.gethostname())}\): what was "
+        with pytest.raises(UserError, match=told):
+            job.run()
 
 
 def test_those_who_watch_are_shown_the_embeddings(nodes: Nodes, bundle: Path, photos: Path) -> None:

@@ -195,13 +195,14 @@ class BatchJob:
             UserError: it is away, or was when they were read.
         """
         reasons = answers.reasons.items()
-        lost = next((images[row] for row, reason in reasons if reason.startswith(OUT_OF_REACH)), None)
-        lost = lost or self.images.find_away(images[row] for row, reason in reasons if reason == NO_FILE)
+        away = next(((images[row], f", {reason}") for row, reason in reasons if reason.startswith(OUT_OF_REACH)), None)
+        missing = self.images.find_away(images[row] for row, reason in reasons if reason == NO_FILE)
+        lost, why = away or (missing, "")
         if lost is not None:
             folder, first = self.images.folder_of(lost), to_text(lost.name)
             raise UserError(
-                f"{folder} was away while its images were read (first: {first}): what was done before is kept, and the "
-                "same command goes on with the rest once it is back."
+                f"{folder} was away while its images were read (first: {first}{why}): what was done before is kept, "
+                "and the same command goes on with the rest once it is back."
             )
 
     def _watched(self, stream: Iterable[Answers], taken: list[str]) -> Iterator[Answers]:

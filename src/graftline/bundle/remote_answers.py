@@ -4,8 +4,10 @@ The answers are those of one process on one core, in the order of the images. No
 """
 
 import os
+import socket
 import tempfile
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 from graftline.bundle.answers import Answers, join_answers
 from graftline.bundle.engines import EngineName
 from graftline.bundle.ensemble import AnyPredictor, load_predictor
+from graftline.data.decoding import NO_FILE, OUT_OF_REACH
 from graftline.data.references import file_of, find_url
 from graftline.execution import Execution
 from graftline.ray_cluster import RayCluster
@@ -39,6 +42,7 @@ def stream_over(
         UserError: a node does not see the images, or lost its task for good.
     """
     bundle = ray_cluster.share(_read(directory))
+    sent = deque[list[str]]()  # images of tasks whose answers have not come
 
     def tasks() -> Iterator[tuple[Any, ...]]:
         waiting, is_checked = map(_absolute, images), False
@@ -46,9 +50,22 @@ def stream_over(
             if not is_checked and (seen := _first_there(paths)) is not None:
                 ray_cluster.check_paths([seen])
                 is_checked = True
+            sent.append(paths)
             yield bundle, engine, paths, embed
 
-    yield from ray_cluster.map(answer, tasks())
+    for host, answers in ray_cluster.map(answer, tasks()):
+        yield answers._replace(reasons=_with_host(answers.reasons, sent.popleft(), host))
+
+
+def _with_host(reasons: Mapping[int, str], images: Sequence[str], host: str) -> dict[int, str]:
+    """Return why images have no answer, with the node where it does not see those that this machine sees."""
+    told = dict[int, str]()
+    for row, reason in reasons.items():
+        is_here = reason == NO_FILE and _first_there([images[row]]) is not None
+        told[row] = OUT_OF_REACH if is_here else reason
+        if told[row].startswith(OUT_OF_REACH):
+            told[row] += f" on node {host}"
+    return told
 
 
 def _read(directory: Path) -> Files:
@@ -67,9 +84,9 @@ def _absolute(image: str) -> str:
     return image if find_url(image) is not None else os.path.abspath(image)  # noqa: PTH100 - odd names stay as they are
 
 
-def answer(bundle: Files, engine: EngineName, images: Sequence[str], embed: bool) -> Answers:
-    """Return the answers to some images, at least one; runs on a worker."""
-    return join_answers(list(_predictor(bundle, engine).stream(images, embed=embed)))
+def answer(bundle: Files, engine: EngineName, images: Sequence[str], embed: bool) -> tuple[str, Answers]:
+    """Return the name of this machine, and the answers to some images, at least one; runs on a worker."""
+    return socket.gethostname(), join_answers(list(_predictor(bundle, engine).stream(images, embed=embed)))
 
 
 @lru_cache(maxsize=1)
