@@ -123,6 +123,28 @@ def test_a_node_that_has_the_gpu_may_be_smaller(nodes: Nodes, monkeypatch: pytes
 @pytest.mark.extras
 @needs_ray
 @pytest.mark.timeout(300)
+def test_a_node_that_comes_later_gets_tasks(nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_cluster, "SECONDS_BETWEEN_LOOKS", 0.0)
+    nodes.add(1)
+    taken = list[int]()
+
+    def items() -> Iterator[tuple[str, int, int]]:
+        for number in range(20):
+            taken.append(number)
+            yield str(tmp_path), number, 0
+
+    results = RayCluster(nodes.address).map(make_task(), items())
+    assert next(results) == 0
+    assert len(taken) == AHEAD
+    nodes.add(1)
+    assert next(results) == 1
+    assert len(taken) == 1 + 2 * AHEAD
+    assert [*results] == [*range(2, 20)]
+
+
+@pytest.mark.extras
+@needs_ray
+@pytest.mark.timeout(300)
 def test_each_connection_is_checked(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 

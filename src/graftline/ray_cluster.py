@@ -235,9 +235,12 @@ class RayCluster:
         options: dict[str, Any] = {"num_cpus": 1} if slots is None else slots.options
         task: Any = ray.remote(**options, max_retries=MOST_RETRIES)(function)
         waiting, begun, running = enumerate(items), dict["ray.ObjectRef", int](), list["ray.ObjectRef"]()
-        most_running, most_begun = self._limits() if slots is None else (slots.number, math.inf)
+        most_running, most_begun, look_at = *self._limits(slots), time.monotonic() + SECONDS_BETWEEN_LOOKS
         try:
             while True:
+                if time.monotonic() >= look_at:  # nodes may have come or gone
+                    most_running, most_begun = self._limits(slots)
+                    look_at = time.monotonic() + SECONDS_BETWEEN_LOOKS
                 while len(running) < most_running and len(begun) < most_begun:
                     if (item := next(waiting, None)) is None:
                         break
@@ -260,13 +263,15 @@ class RayCluster:
             for left in running:
                 ray.cancel(left, force=True)
 
-    def _limits(self) -> tuple[int, float]:
-        """Return how many tasks of one core may be under way, and with those that have ended, whose results are large.
+    def _limits(self, slots: Slots | None) -> tuple[int, float]:
+        """Return how many tasks may be under way, and with those that have ended; results of trainings are small.
 
-        More are under way than run, unless fewer are to run than could.
+        More tasks of one core are under way than run, unless fewer are to run than could.
         """
         import ray
 
+        if slots is not None:
+            return slots.number, math.inf
         cores, workers = int(ray.cluster_resources().get("CPU", 1)), self.workers
         return AHEAD * cores if workers == cores else workers, AHEAD * workers
 
