@@ -18,7 +18,7 @@ from graftline.data.decode import decode_rgb
 from graftline.data.image_list import ImageLister
 from graftline.data.ingest import Ingest
 from graftline.data.references import find_url, open_image
-from graftline.data.remote import download, fetch, remote_status
+from graftline.data.remote import download, fetch, remote_status, warn_of_small_cache
 from graftline.data.shards.write import write_shards
 from graftline.data.sources import shards as source
 from graftline.data.sources.folder import Folder
@@ -194,6 +194,19 @@ def test_the_cache_keeps_to_its_limit(served: str, tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("told", ["200GB", "0"])
+def test_a_cache_that_is_too_small_for_each_epoch_is_told_once(
+    served: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = list(Shards(workers=1).read(Path(served))["path"])
+    warn_of_small_cache(paths)
+    assert "each epoch" not in caplog.text
+    total = sum(status.size for url, status in remote.statuses.items() if url.endswith(".tar"))
+    monkeypatch.setenv("GRAFTLINE_REMOTE_GB", str(0.9 * total / 1e9))
+    for _ in range(2):
+        warn_of_small_cache(["photos/a.png", *paths])
+    assert caplog.text.count("each epoch downloads most of them again. Give GRAFTLINE_REMOTE_GB a larger number") == 1
+
+
 def test_a_limit_that_is_none_is_told_before_a_download(
     served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str
 ) -> None:

@@ -15,13 +15,13 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from graftline.data.references import find_url
+from graftline.data.references import find_place, find_url
 from graftline.errors import UnreachableError, UserError, first_line, no_room
 from graftline.files import atomic_file, cache_directory, digest
 from graftline.locks import Lock
@@ -262,6 +262,30 @@ def _limit() -> float:
         if (limit := float(told) * 1e9) > 0:
             return limit
     raise UnreachableError(f"GRAFTLINE_REMOTE_GB is {told!r}: give the gigabytes that the cache may hold, such as 200.")
+
+
+def warn_of_small_cache(references: Iterable[str]) -> None:
+    """Warn where files at URLs, as far as their sizes are known, are more than the cache holds.
+
+    Args:
+        references: of the images that are read again and again, each time in another order.
+    """
+    if not statuses:
+        return
+    places = ((find_place(reference), reference) for reference in references)
+    urls = {find_url(reference if place is None else place.shard) for place, reference in places}
+    total = sum(statuses[url].size for url in urls if url in statuses)
+    if total > _limit():
+        _say_small(total, _limit())
+
+
+@lru_cache
+def _say_small(total: int, limit: float) -> None:
+    """Say it once."""
+    logger.warning(
+        f"The images lie in {total / 1e9:.3g} GB at URLs, of which the cache holds {limit / 1e9:.3g} GB: each epoch "
+        "downloads most of them again. Give GRAFTLINE_REMOTE_GB a larger number."
+    )
 
 
 def _note_download(newest: Path) -> None:

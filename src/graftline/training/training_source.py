@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ from graftline.augment.policy import Augment, EvalTransform, Policy
 from graftline.data.image_memory import Pictures
 from graftline.data.loaders import Batch, Loaders, make_loader
 from graftline.data.picture_loader import picture_loader
+from graftline.data.remote import warn_of_small_cache
 from graftline.data.version import Samples
 from graftline.errors import UserError
 from graftline.features.cache import ActivationRequest, Activations, CacheFullError, ImageBatcher, activation_loader
@@ -133,6 +135,8 @@ class LiveSource:
         setup = self.setup
         augment, plain = transforms(setup)
         train, validation = setup.version.samples("train"), setup.version.samples("validation")
+        if setup.execution.rank == 0:
+            warn_of_small_cache(chain(train.paths, validation.paths))
         training = self._loader(train, augment, shuffle=True, drop_last=_leaves_one(setup, len(train.paths)))
         return training, self._loader(validation, plain, shuffle=False, drop_last=False)
 
