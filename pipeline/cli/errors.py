@@ -34,7 +34,7 @@ def report_error(error: BaseException, directory: Path | None = None) -> str:
 
 
 def describe_error(error: BaseException, directory: Path | None = None) -> str:
-    """Return the sentence for an error; the traceback of a fault of ours is written to the directory, if one is given."""
+    """Return the sentence for an error; the traceback of a fault of ours goes to the directory, if one is given."""
     mistake = find_cause(error, UserError)
     if (sentence := _explain(error) if mistake is None else str(mistake)) is not None:
         return sentence

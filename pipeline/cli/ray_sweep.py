@@ -117,7 +117,7 @@ def first_file(job: ComposedStage) -> list[Path]:
     path = OmegaConf.select(job.config, "data.path")
     if path is None or find_url(path) is not None:
         return []
-    files = (Path(folder) / names[0] for folder, _, names in os.walk(path) if names)  # a folder alone may be empty there
+    files = (Path(folder) / names[0] for folder, _, names in os.walk(path) if names)  # the folder may be empty there
     return [*([Path(path)] if Path(path).is_file() else islice(files, 1))]
 
 

@@ -103,7 +103,7 @@ def _cluster_of(jobs: Sequence[ComposedStage]) -> RayCluster | None:
 
 
 def _run_each(jobs: Sequence[ComposedStage], ray_cluster: RayCluster | None) -> Iterator[tuple[int, int]]:
-    """Run jobs, here one after the other or spread over a cluster; yields the number and exit code of each that ends."""
+    """Run jobs, here one by one or spread over a cluster; yields the number and exit code of each that has ended."""
     if ray_cluster is None:
         for number, job in enumerate(jobs):
             say(f"\nRun {job.directory.name}: {' '.join(job.overrides)}")

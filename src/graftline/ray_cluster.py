@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -17,7 +18,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from graftline.errors import UserError
 from graftline.execution import CORES
-from graftline.ray_connection import check_seen, get_result, knock, living_nodes, look_at_nodes, start, warn_of_variables
+from graftline.ray_connection import (
+    check_seen,
+    get_result,
+    knock,
+    living_nodes,
+    look_at_nodes,
+    start,
+    warn_of_variables,
+)
 
 if TYPE_CHECKING:
     import ray
@@ -200,8 +209,9 @@ class RayCluster:
             UserError: a task raised it, or was lost for good, or no node can run it any more; other errors are raised
                 as they are.
         """
-        for _, get in self._ended(function, items, slots, seconds_to_end, in_order=True):
-            yield get()
+        with closing(self._ended(function, items, slots, seconds_to_end, in_order=True)) as ended:
+            for _, get in ended:
+                yield get()
 
     def as_completed(
         self,

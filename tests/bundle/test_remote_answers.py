@@ -94,7 +94,9 @@ def test_a_node_that_lacks_some_images_is_named(cluster: Nodes, bundle: Path, ph
         images = ImageLister().read(photos, tmp_path)
         stream = partial(stream_over, RayCluster(cluster.address), bundle, "onnx")
         job = BatchJob(Predictor.from_directory(bundle), images, tmp_path / "rows", part_rows=40, stream=stream)
-        told = rf"was away while .*further/\d+\.png, out of reach on node {re.escape(socket.gethostname())}\): what was "
+        told = (
+            rf"was away while .*further/\d+\.png, out of reach on node {re.escape(socket.gethostname())}\): what was "
+        )
         with pytest.raises(UserError, match=told):
             job.run()
 

@@ -157,7 +157,7 @@ def _images(
 
 
 def _read(path: str | None) -> bytes:
-    """Return an image that a dataset knows by its path or URL alone; nothing where it is gone: ingest lists it as empty.
+    """Return an image that a dataset knows by its path or URL alone; nothing, which ingest lists, where it is gone.
 
     Raises:
         UserError: its folder is away, and not this image alone; or its URL cannot be reached.
