@@ -53,6 +53,7 @@ LONG = (
     "pipeline/test_interrupts.py",
     "pipeline/test_promote_faults.py",
     "pipeline/test_ray_environment.py",
+    "pipeline/test_ray_interrupts.py",
     "pipeline/test_ray_members.py",
     "pipeline/test_ray_sweep.py",
     "pipeline/test_ray_training.py",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 from ray_nodes import Nodes, start_nodes
 
@@ -38,6 +39,22 @@ def test_an_address_that_does_not_answer_is_told_at_once() -> None:
 def test_an_address_is_a_host_and_a_port() -> None:
     with pytest.raises(UserError, match="give HOST:PORT"):
         RayCluster("somewhere").check()
+
+
+@pytest.mark.extras
+@needs_ray
+def test_a_ray_of_our_own_is_for_this_machine_alone_and_tells_nobody() -> None:
+    import ray
+    from ray._private.usage import usage_lib
+
+    ray.shutdown()
+    RayCluster(num_workers=1).connect()
+    assert not usage_lib.usage_stats_enabled()
+    started = psutil.Process().children(recursive=True)
+    assert any("raylet" in one.name() for one in started)
+    assert not any("dashboard.py" in " ".join(one.cmdline()) for one in started)
+    open_to = {(one.name(), at.laddr.ip) for one in started for at in one.net_connections() if at.status == "LISTEN"}
+    assert {ip for _, ip in open_to} <= {"127.0.0.1", "::1"}, open_to
 
 
 @pytest.mark.extras

@@ -81,9 +81,17 @@ def test_the_frozen_passes_of_a_search_are_spread(workplace: Workplace, color_fo
     left_out = ("backbone", "backbone.weights", "backbone.image_size", "freeze", "features")
     tiny = [one for one in TINY if one.split("=")[0] not in left_out]
     networks = ["backbone=test_efficientnet,test_resnet", "backbone.image_size=64", "freeze=all_but_head"]
-    process = workplace.start_command(
-        "search", "minutes=3", "data=folder", f"data.path={color_folder}", *tiny, *networks, *ON_RAY
-    )
+    check_spread(workplace, "search", "minutes=3", "data=folder", f"data.path={color_folder}", *tiny, *networks)
+
+
+def test_the_frozen_pass_of_an_audit_is_spread(workplace: Workplace, color_folder: Path) -> None:
+    network = ("backbone=test_efficientnet", "backbone.weights=none", "backbone.image_size=32", "accelerator=cpu")
+    check_spread(workplace, "audit", "data=folder", f"data.path={color_folder}", *network)
+
+
+def check_spread(workplace: Workplace, stage: str, *words: str) -> None:
+    """Make sure that a stage does its work, and that workers compute activations for it."""
+    process = workplace.start_command(stage, *words, *ON_RAY)
     has_computed = False
     while process.poll() is None:
         with suppress(psutil.Error):
