@@ -69,6 +69,8 @@ def resume(stage: str, texts: Sequence[str], directory: Path) -> tuple[DictConfi
     lines: list[str] = yaml.safe_load(files.overrides.read_text(encoding="utf-8"))
     assert isinstance(config, DictConfig)
     _start_by_ray(stage, config, [text for text in lines if text.startswith(("trainer", "cluster"))], texts)
+    if typed := [text for text in texts if text in ("cluster=ray", "cluster=none")]:  # whose keys may follow
+        config.cluster = compose_config(stage, typed).cluster
     checked = validate(stage, texts, base=config)
     if len(checked.jobs) > 1:
         raise UserError("One run can be resumed at a time: give each key one value.")

@@ -193,7 +193,6 @@ def test_the_cache_keeps_to_its_limit(served: str, tmp_path: Path, monkeypatch: 
     assert sum(file.stat().st_size for file in files) <= 50_000
 
 
-@pytest.mark.parametrize("told", ["200GB", "0"])
 def test_a_cache_that_is_too_small_for_each_epoch_is_told_once(
     served: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -207,6 +206,7 @@ def test_a_cache_that_is_too_small_for_each_epoch_is_told_once(
     assert caplog.text.count("each epoch downloads most of them again. Give GRAFTLINE_REMOTE_GB a larger number") == 1
 
 
+@pytest.mark.parametrize("told", ["200GB", "0"])
 def test_a_limit_that_is_none_is_told_before_a_download(
     served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str
 ) -> None:
