@@ -52,7 +52,17 @@ class AuditResult(StageResult):
 
 @dataclass(frozen=True)
 class AuditStage:
-    """The stage ``audit`` (Hydra target of conf/audit.yaml)."""
+    """The stage ``audit`` (Hydra target of conf/audit.yaml).
+
+    Attributes:
+        data: the images.
+        backbone: the network by whose activations the images are compared and their labels checked.
+        features: where the activations are cached.
+        tracking: where ``data.parent`` is looked up if it is a run or a model.
+        splits: that are audited: one or more of train, validation and test.
+        accelerator: where the activations are computed.
+        cluster: over which the frozen pass is spread.
+    """
 
     data: Ingest
     backbone: Backbone

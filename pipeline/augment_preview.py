@@ -16,7 +16,15 @@ from graftline.tracking.tracking import Tracking
 
 @dataclass(frozen=True)
 class AugmentPreview:
-    """The stage ``augment-preview`` (Hydra target of conf/augment-preview.yaml)."""
+    """The stage ``augment-preview`` (Hydra target of conf/augment-preview.yaml).
+
+    Attributes:
+        data: the images, of which the first training image is shown.
+        augment: what may happen to it.
+        backbone: the network, at whose image size it is shown.
+        tracking: where ``data.parent`` is looked up if it is a run or a model.
+        seed: of the draws.
+    """
 
     data: Ingest
     augment: Policy

@@ -35,7 +35,15 @@ class CacheResult(StageResult):
 
 @dataclass(frozen=True)
 class Cache:
-    """The stage ``cache`` (Hydra target of conf/cache.yaml)."""
+    """The stage ``cache`` (Hydra target of conf/cache.yaml).
+
+    Attributes:
+        features: the activation cache.
+        clear: what is removed. ``all``: every entry, the exported trunks, and what trainings have found out about
+            depths and caching. ``unused``: entries that were not used for ``days``, and the exported trunks. An entry's
+            name: that entry. None: nothing.
+        days: without use after which ``unused`` removes an entry, at least 0.
+    """
 
     features: Features
     clear: str | None = None

@@ -42,7 +42,15 @@ class CostResult(StageResult):
 class CostStage:
     """The stage ``cost`` (Hydra target of conf/cost.yaml).
 
-    ``by_stage`` prints the stages of each network too; the command line sets it where the user has named them.
+    Attributes:
+        backbones: the networks; their weights are random, as a forward pass takes the same time with any.
+        batch_size: images of the second measurement (the first has one), and of the activation memory.
+        seconds: of measuring per network, about; a slow one takes longer.
+        measure: whether forward passes are timed; False: networks are only counted, which takes a second.
+        onnx_up_to_gmacs: of several networks, those with more multiply-adds, in 10^9, are not timed with ONNX Runtime;
+            None: all are.
+        by_stage: whether the stages of each of several networks are printed; the command line sets it where the user
+            has named them.
     """
 
     backbones: Sequence[Backbone]

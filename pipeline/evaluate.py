@@ -62,7 +62,23 @@ class EvaluateResult(StageResult):
 
 @dataclass(frozen=True)
 class Evaluate:
-    """The stage ``evaluate`` (Hydra target of conf/evaluate.yaml)."""
+    """The stage ``evaluate`` (Hydra target of conf/evaluate.yaml).
+
+    Attributes:
+        data: the images. Of the data set that the model was trained on, its test images are classified; of any other,
+            all.
+        evaluation: how they are classified and scored.
+        tracking: where models and runs are looked up, and the evaluation is logged.
+        bundle: a bundle's directory, a run's id or directory, ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``; None:
+            ``runs`` are given.
+        runs: several of these, ``latest``, or ``best:N``, alone and averaged.
+        crops: names of sets of crops; each is averaged over, and they are compared.
+        average: what of crops and members is averaged.
+        name: of the run in MLflow; None: the models and the data set.
+        accelerator: where the models are run.
+        split: train, validation or test: these images are classified; all: all are; None: as is said of ``data``.
+        reuse: whether the logits are taken that a run has logged of the same bundle for the same images.
+    """
 
     data: Ingest
     evaluation: Evaluation

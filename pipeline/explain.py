@@ -77,7 +77,18 @@ class _Chosen:
 
 @dataclass(frozen=True)
 class Explain:
-    """The stage ``explain`` (Hydra target of conf/explain.yaml)."""
+    """The stage ``explain`` (Hydra target of conf/explain.yaml).
+
+    Attributes:
+        features: where the activations of the model's data set are cached.
+        tracking: where models and runs are looked up.
+        bundle: a bundle's directory, a run's id or directory, ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+        images: an image or a folder of images; None: those that the model got wrong while it was surest.
+        split: whose mistakes these are.
+        number: of images, at most; 1 to 50.
+        directory: of dataset versions, as NAME/DIGEST: has the one that the model was trained on; else MLflow is asked.
+        accelerator: where the network is run.
+    """
 
     features: Features
     tracking: Tracking

@@ -18,7 +18,11 @@ class FetchResult(StageResult):
 
 @dataclass(frozen=True)
 class FetchWeights:
-    """The stage ``fetch-weights`` (Hydra target of conf/fetch-weights.yaml)."""
+    """The stage ``fetch-weights`` (Hydra target of conf/fetch-weights.yaml).
+
+    Attributes:
+        backbone: whose weights are fetched, into its weights directory.
+    """
 
     backbone: Backbone
 

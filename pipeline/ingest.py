@@ -11,7 +11,12 @@ from graftline.tracking.tracking import Tracking
 
 @dataclass(frozen=True)
 class IngestStage:
-    """The stage ``ingest`` (Hydra target of conf/ingest.yaml)."""
+    """The stage ``ingest`` (Hydra target of conf/ingest.yaml).
+
+    Attributes:
+        data: what reads, checks and splits the images.
+        tracking: where ``data.parent`` is looked up if it is a run or a model.
+    """
 
     data: Ingest
     tracking: Tracking

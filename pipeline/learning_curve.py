@@ -66,7 +66,20 @@ class LearningCurveResult(StageResult):
 
 @dataclass(frozen=True)
 class LearningCurveStage:
-    """The stage ``learning-curve`` (Hydra target of conf/learning-curve.yaml)."""
+    """The stage ``learning-curve`` (Hydra target of conf/learning-curve.yaml).
+
+    Attributes:
+        data: the images; those of the test split are not looked at.
+        backbone: the network whose head is fitted, to more and more images.
+        features: where its activations are cached.
+        tracking: where the run is logged, and ``data.parent`` looked up if it is a run or a model.
+        seeds: how many orders of the training images, at least 3; each gives a subset of each size. So many halves of
+            each class are left out, too.
+        resamples: how many give an interval, at least 100.
+        name: of the run in MLflow; None: “learning curve of” the network.
+        accelerator: where the activations are computed.
+        cluster: over which the frozen pass is spread.
+    """
 
     data: Ingest
     backbone: Backbone

@@ -21,7 +21,14 @@ from graftline.tracking.tracking import Tracking
 
 @dataclass(frozen=True)
 class Prune:
-    """The stage ``prune`` (Hydra target of conf/prune.yaml)."""
+    """The stage ``prune`` (Hydra target of conf/prune.yaml).
+
+    Attributes:
+        keep: what stays, by age and number.
+        features: whose cached activations are pruned.
+        tracking: where the models in use are looked up; refused versions are removed from its registry.
+        dry_run: whether it is only said what would be removed.
+    """
 
     keep: Keep
     features: Features

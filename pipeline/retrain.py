@@ -80,6 +80,15 @@ class Retrain:
     """The stage ``retrain`` (Hydra target of conf/retrain.yaml).
 
     Its nodes are given as they are written; those of a training are built only if one begins.
+    What is not described here is as for `Train`.
+
+    Attributes:
+        data: an `Ingest`: the images; the model has the data set's name.
+        tracking: a `Tracking`: where the retraining is logged and the model registered.
+        retrain: a `RetrainOptions`: when, and what a training begins with.
+        gate: a `Gate`: what a challenger must show.
+        notify: a `Notify`: who is told of the result.
+        keep: a `Keep`: what old files and versions stay.
     """
 
     data: Node

@@ -23,7 +23,14 @@ TAKEN = ("name", "path", "source", "license")
 
 @dataclass(frozen=True)
 class Shard:
-    """The stage ``shard`` (Hydra target of conf/shard.yaml)."""
+    """The stage ``shard`` (Hydra target of conf/shard.yaml).
+
+    Attributes:
+        data: lists the images; only its name, path and source count.
+        out: folder of the shards; the same command goes on where a killed one was.
+        shard_mb: size of a shard, about, in MB (10^6 bytes).
+        workers: processes that write; 0: one per core.
+    """
 
     data: Ingest
     out: str

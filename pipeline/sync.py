@@ -22,7 +22,12 @@ class SyncResult(StageResult):
 
 @dataclass(frozen=True)
 class Sync:
-    """The stage ``sync`` (Hydra target of conf/sync.yaml)."""
+    """The stage ``sync`` (Hydra target of conf/sync.yaml).
+
+    Attributes:
+        tracking: where the run is looked up.
+        run_id: id of the MLflow run of which records are still unsent.
+    """
 
     tracking: Tracking
     run_id: str

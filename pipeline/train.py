@@ -89,7 +89,30 @@ NEEDED = ("train", "validation")  # splits without which there is no training
 
 @dataclass(frozen=True)
 class Train:
-    """The stage ``train`` (Hydra target of conf/train.yaml)."""
+    """The stage ``train`` (Hydra target of conf/train.yaml).
+
+    Attributes:
+        data: the images, and how they are split.
+        augment: what may happen to a training image.
+        backbone: the pretrained network.
+        freeze: the rule that decides which layers are frozen, and for how many epochs the others are trained.
+        features: whether and where the activations of the frozen layers are cached.
+        optim: makes the optimizer; with ``lr`` None, the learning rate is the freeze rule's.
+        schedule: (step, steps in all) → factor on the learning rate.
+        trainer: makes Lightning's trainer; with ``max_epochs`` None, the epochs are the freeze rule's.
+        evaluation: how the test images are classified and scored.
+        tracking: where the run is logged and the model registered.
+        train: how to train: batch size, losses, patience.
+        bundle: which images the bundle keeps.
+        name: of the run in MLflow; None: network, what of it is trained, image size and seed.
+        seed: of the head's weights, of dropout, and of the order, augmentation and mixing of images; 0 to 2^32 - 1.
+        minutes: that the whole training may take, test included: depth and length are cut to it; None: there is no
+            limit.
+        decision: the rule that chooses, on validation images, which class is answered.
+        sets: share of new images whose set of classes is to hold the true one; None: no sets are given.
+        refuse: share of the images of known classes that may be refused as none of them; None: nothing is refused.
+        cluster: over which the frozen pass is spread.
+    """
 
     data: Ingest
     augment: Policy

@@ -1,5 +1,6 @@
 """What is told of a cluster that cannot be had, before anything slow; and that Ray is left alone where nobody asks."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -43,18 +44,28 @@ def test_an_address_is_a_host_and_a_port() -> None:
 
 @pytest.mark.extras
 @needs_ray
-def test_a_ray_of_our_own_is_for_this_machine_alone_and_tells_nobody() -> None:
+@pytest.mark.timeout(300)
+def test_a_ray_of_our_own_lets_nobody_in_and_tells_nobody(tmp_path: Path) -> None:
     import ray
-    from ray._private.usage import usage_lib
+    from ray._common.usage import usage_lib
 
     ray.shutdown()
     RayCluster(num_workers=1).connect()
     assert not usage_lib.usage_stats_enabled()
     started = psutil.Process().children(recursive=True)
-    assert any("raylet" in one.name() for one in started)
-    assert not any("dashboard.py" in " ".join(one.cmdline()) for one in started)
-    open_to = {(one.name(), at.laddr.ip) for one in started for at in one.net_connections() if at.status == "LISTEN"}
-    assert {ip for _, ip in open_to} <= {"127.0.0.1", "::1"}, open_to
+    pages = [one for one in started if any(part.endswith("dashboard.py") for part in one.cmdline())]
+    assert not [at for one in pages for at in one.net_connections() if at.status == "LISTEN"], "there is no dashboard"
+
+    address = ray.get_runtime_context().gcs_address
+    enter = f"import ray; ray.init('{address}')"
+    others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    for token, gets_in in (({}, True), ({"RAY_AUTH_TOKEN": 64 * "0"}, False)):
+        environment = {**others, "RAY_AUTH_MODE": "token", **token}
+        ran = subprocess.run(
+            [sys.executable, "-c", enter], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
+        assert (ran.returncode == 0) == gets_in, ran.stderr
+    assert "token" in ran.stderr.lower()
 
 
 @pytest.mark.extras

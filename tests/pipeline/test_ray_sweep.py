@@ -110,8 +110,8 @@ def test_a_run_that_is_lost_for_good_leaves_the_others_alone(
     killer.join()
     output = capsys.readouterr().out
     assert code == 1, output
-    assert "seed=0: failed. The Ray cluster lost a task for good" in output, output
-    assert "seed=2: done" in output
+    assert ": failed. The Ray cluster lost a task for good" in output, output
+    assert output.count(": done") == 2
     assert "Runs: 3" in output, "in a terminal a bar"
     assert "3 runs" in output, "the comparison"
     assert len(list(workplace.root.glob("outputs/sweep/*/result.json"))) == 2
