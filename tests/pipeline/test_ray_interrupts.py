@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tiny_weights import write_weights
 from workplace import TINY, Workplace
 
 from conftest import COLORS, paint
@@ -34,8 +35,10 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_a_frozen_pass(workplace: Workplace, photos: Path) -> None:
-    own = ("freeze=all_but_head", "features=cached", "trainer.max_epochs=1", *ON_RAY)
+    write_weights(workplace.root / "weights")
+    own = ("backbone.image_size=64", "freeze=all_but_head", "features=cached", "trainer.max_epochs=1", *ON_RAY)
     given = {line.partition("=")[0]: line for line in ("data=folder", f"data.path={photos}", *TINY, *own)}
+    del given["backbone.weights"]
     interrupt(workplace.start_command("train", *given.values()), "compute")
     experiment = workplace.mlflow.get_experiment_by_name("photos")
     assert experiment is not None
