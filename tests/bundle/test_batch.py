@@ -326,7 +326,8 @@ def test_a_file_system_that_is_away_is_no_matter_of_an_image(
     monkeypatch.setattr(decode, "open_image", open_image)
     job = BatchJob(Predictor.from_directory(bundle), listed(photos, tmp_path), tmp_path / "out")
     if is_away:
-        with pytest.raises(UserError, match=r"photos\d* was away while its images were read \(first: .*003\.png\)"):
+        told = r"photos\d* was away while its images were read \(first: .*003\.png, out of reach \("
+        with pytest.raises(UserError, match=told):
             job.run()
     else:
         assert job.run().unreadable == 4
