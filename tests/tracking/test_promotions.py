@@ -1,10 +1,12 @@
 """The champion and the ledger in a real MLflow: the first one wins, and what was interrupted or changed is seen."""
 
+import platform
 import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,8 @@ from graftline.errors import UserError
 from graftline.tracking import promotions as module
 from graftline.tracking.client import connect
 from graftline.tracking.ledger import MOST_OF_REASON, ChampionDecision, Kind, LedgerLine
-from graftline.tracking.names import BUNDLE_DIGEST, SCHEDULER
-from graftline.tracking.promotions import MOST_LETTERS, OvertakenError, Promotions, author
+from graftline.tracking.names import BUNDLE_DIGEST, HOST, OUTPUT_DIRECTORY, SCHEDULER
+from graftline.tracking.promotions import MOST_LETTERS, OvertakenError, Promotions, author, experiment_name
 from graftline.tracking.refused import find_refused
 from graftline.tracking.registry import RegisteredVersion, Registry
 from graftline.tracking.standing import bundle_digests
@@ -443,3 +445,19 @@ def test_a_server_that_is_away_and_a_database_that_is_locked(
             pets.append(standing, made)
     assert pets.read().lines == standing.lines
     assert aliases(pets) == {"champion": 1}
+
+
+def test_decisions_that_were_killed_are_marked(pets: Promotions, client: MlflowClient, tmp_path: Path) -> None:
+    """Whenever that was: also before anything lay in the output directory, or with another run's files in it."""
+    start = partial(pets.tracking.start, experiment=experiment_name("pets"), tags={})
+    with start(run_name="going on", directory=tmp_path / "going-on") as running:
+        experiment = client.get_run(running.id).info.experiment_id
+        tags = {HOST: platform.node(), OUTPUT_DIRECTORY: str(tmp_path / "none")}
+        early, replaced = (
+            client.create_run(experiment, tags={**tags, OUTPUT_DIRECTORY: str(directory)}).info.run_id
+            for directory in (tmp_path / "none", tmp_path / "going-on")
+        )
+        elsewhere = client.create_run(experiment, tags={**tags, HOST: "elsewhere"}).info.run_id
+        pets.end_dead_runs()
+        states = [client.get_run(run_id).info.status for run_id in (early, replaced, elsewhere, running.id)]
+    assert states == ["KILLED", "KILLED", "RUNNING", "RUNNING"]

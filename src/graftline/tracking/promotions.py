@@ -32,6 +32,7 @@ from graftline.tracking.names import (
     STAGE,
     registered_name,
 )
+from graftline.tracking.owner import read_owner
 from graftline.tracking.registry import Registry
 from graftline.tracking.standing import Standing, bundle_digests, find_loss
 from graftline.tracking.tracking import Tracking, user_name
@@ -250,17 +251,22 @@ class Promotions:
         """Mark the decisions KILLED whose process on this machine ended without a word."""
         from graftline.tracking.outbox import sync
 
-        def find(client: "MlflowClient") -> list[str]:
+        def find(client: "MlflowClient") -> list[tuple[str, str]]:
             experiment = client.get_experiment_by_name(experiment_name(self.model))
             if experiment is None:
                 return []
             here = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{platform.node()}'"
             runs = client.search_runs([experiment.experiment_id], here)
-            return [directory for run in runs if (directory := run.data.tags.get(OUTPUT_DIRECTORY)) is not None]
+            places = [(run.info.run_id, run.data.tags.get(OUTPUT_DIRECTORY)) for run in runs]
+            return [(run_id, directory) for run_id, directory in places if directory is not None]
 
-        for directory in self._ask(find):
-            with suppress(UserError):  # it is still going, or its directory is gone
-                sync(Path(directory))
+        for run_id, directory in self._ask(find):
+            owner = read_owner(Path(directory))
+            if owner is not None and owner.run_id == run_id:
+                with suppress(UserError):  # it is still going
+                    sync(Path(directory))
+            else:  # killed before it wrote there; one that is just about to write says in the end how it ended
+                self._ask(lambda client, run_id=run_id: client.set_terminated(run_id, "KILLED"))  # type: ignore[misc]  # a lambda
 
     @property
     def _copy(self) -> Path | None:
