@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from graftline.tracking.names import DATASET_DIGEST
+from graftline.tracking.paging import find_all
 from graftline.tracking.registry import Registry
 from graftline.tracking.retrainings import find_needed
 from graftline.tracking.tested_runs import all_runs
@@ -27,17 +28,11 @@ def find_used_datasets(uri: str) -> set[str]:
 def _of_models(client: "MlflowClient") -> Iterator[str]:
     from graftline.tracking.client import known_run
 
-    token = None
-    while True:
-        page = client.search_model_versions(page_token=token)
-        for version in page:
-            run = None if DATASET_DIGEST in version.tags or not version.run_id else known_run(client, version.run_id)
-            tags = version.tags if run is None else run.data.tags
-            if DATASET_DIGEST in tags:
-                yield tags[DATASET_DIGEST]
-        token = page.token
-        if not token:
-            return
+    for version in find_all(client.search_model_versions):
+        run = None if DATASET_DIGEST in version.tags or not version.run_id else known_run(client, version.run_id)
+        tags = version.tags if run is None else run.data.tags
+        if DATASET_DIGEST in tags:
+            yield tags[DATASET_DIGEST]
 
 
 def _of_runs(client: "MlflowClient") -> Iterator[str]:

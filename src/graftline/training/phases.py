@@ -92,28 +92,25 @@ def train(
     scored = has_spare and few is None
     own = copy.deepcopy(setup.graft.network.state_dict()) if has_spare else {}
     for number, plan in enumerate(plans):
-        phase = directory.phase(number)
+        phase, earlier = directory.phase(number), [result.history for result in results]
         if plan.anew:
             setup.graft.network.load_state_dict(own)
-        earlier_result = _read_result(phase, plan) if resume or number < finished else None
-        if earlier_result is not None:
+        result = _read_result(phase, plan) if resume or number < finished else None
+        if result is not None:
             load_best(setup.graft.network, phase)
             if number < finished and not directory.phase(finished).last.exists():  # reported before, once that is begun
-                _replay_phase(setup, plan, phase, earlier_result, events, [result.history for result in results])
-            results.append(earlier_result)
+                _replay_phase(setup, plan, phase, result, events, earlier)
         else:
             end = None if deadline is None else _end_of_next(deadline, len(plans) - number)
             if len(plans) > 1:
                 decided = timed(setup, [plan], end)[0].decision
                 logger.info(f"{decided[0].upper()}{decided[1:]}.")
-            earlier = [result.history for result in results]
-            fit_once = partial(
+            once = partial(
                 fit_phase, setup, directory=phase, events=events, earlier=earlier, deadline=end, scored=scored
             )
-            first_step = sum(history.steps for history in earlier)
-            results.append(
-                fit_at_lower_rates(fit_once, setup, plan, phase, resume=resume, events=events, first_step=first_step)
-            )
+            steps = sum(history.steps for history in earlier)
+            result = fit_at_lower_rates(once, setup, plan, phase, resume=resume, events=events, first_step=steps)
+        results.append(result)
         _tell_difference(results)
         if len(plans) > 1:
             best_state = _better(best_state, results[min(first_judged, len(plans) - 1) :], setup.graft.network)
