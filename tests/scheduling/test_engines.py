@@ -116,6 +116,18 @@ def test_other_lines_of_a_crontab_stay(job: Job, crontab: Path, before: str) -> 
         subprocess.run([crontab, "-r"], capture_output=True)
 
 
+def test_lines_of_the_user_stay_where_a_block_was_changed(job: Job) -> None:
+    """As where the comment that ends it was deleted: what lies between it and the next one's is not ours."""
+    block = cron.cron_block(job, TIMES)
+    *ours, end = block.splitlines(keepends=True)
+    changed = "".join([*ours, "0 1 * * * backup\n"])
+    both = cron.with_block(changed, block)
+    assert both == changed + block
+    assert cron.without_blocks(both, str(job.directory), "pets") == (changed, ["pets"])
+    inserted = "".join([*ours, "0 1 * * * backup\n", end])
+    assert cron.without_blocks(inserted, str(job.directory), None) == (inserted, [])
+
+
 @needs_cron
 def test_cron_takes_a_line_as_long_as_we_do(job: Job, crontab: Path) -> None:
     def long_job(size: int) -> Job:
