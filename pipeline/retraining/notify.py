@@ -30,10 +30,15 @@ class Notify:
     seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.url is not None and not _is_address(self.url):
+        if self.url is not None and not _is_address(self.url):  # which may hold a token and is not repeated
             raise UserError(
-                f"Notify.url={self.url} is no web address: give one that begins with http:// or https://, with a host "
-                "and without blanks."
+                "Notify.url is no web address: give one that begins with http:// or https://, with a host and without "
+                "blanks."
+            )
+        if self.url is not None and "@" in urlsplit(self.url).netloc:
+            raise UserError(
+                "Notify.url has a login before the host, which is not sent: give an address without it, or let curl "
+                "send it, as Notify.command."
             )
         if not 0 < self.seconds < 1e6:  # also catches NaN
             raise UserError(f"Notify.seconds is {self.seconds}, it must be above 0.")
