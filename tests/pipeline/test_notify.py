@@ -1,7 +1,11 @@
 """Who is told of a retraining: by a command or at a web address, within a time, and without repeating a secret."""
 
 import json
+import os
+import select
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -103,3 +107,35 @@ def test_a_login_in_an_address_is_refused_and_not_repeated(login: str) -> None:
 def test_who_does_not_answer_costs_a_warning(notify: Notify, warning: str, capsys: pytest.CaptureFixture[str]) -> None:
     notify.tell({"outcome": "promoted"})
     assert f"! {warning}" in capsys.readouterr().out
+
+
+def test_an_answer_that_does_not_end_is_not_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each of its bytes comes within the time."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.0 200 OK\r\nSlow: ")
+                for _ in range(20):
+                    connection.sendall(b"x")
+                    time.sleep(0.1)
+                connection.sendall(b"\r\n\r\n")
+
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        Notify(url=f"http://127.0.0.1:{server.getsockname()[1]}/", seconds=0.4).tell({"outcome": "promoted"})
+        thread.join()
+    assert "! notify.url at 127.0.0.1 was not reached (no answer after 0.4 s)" in capsys.readouterr().out
+
+
+def test_a_command_that_takes_too_long_ends_with_all_that_it_has_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("alive")
+    reader = os.open("alive", os.O_RDONLY | os.O_NONBLOCK)
+    Notify(command="sleep 60 > alive | cat", seconds=0.4).tell({"outcome": "promoted"})
+    assert "! notify.command has failed (no end after 0.4 s)" in capsys.readouterr().out
+    assert select.select([reader], [], [], 10)[0], "nobody has it open for writing"
+    os.close(reader)
