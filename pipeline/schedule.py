@@ -118,13 +118,14 @@ class ScheduleStage(Retrain):
         """Print the schedule and install it, or take schedules away."""
         if self.remove:
             return self._remove(Path.cwd())
+        (directory / "log.txt").touch(mode=0o600)  # it shows the schedule, which may hold a token
         self._check_training()
         job, times = self._job(directory), self._times()
         self._check_clock()
         self._check_secrets()
         files = self._files(job, times)
         for name, text in files.items():
-            write_text(directory / name, text)
+            write_text(directory / name, text, private=True)
             say(f"\n{name}\n{text}")
         in_cluster = self.engine == "kubernetes"
         table = [
@@ -165,6 +166,11 @@ class ScheduleStage(Retrain):
         files = RunDirectory(directory)
         typed: list[str] = yaml.safe_load(files.overrides.read_text(encoding="utf-8"))
         _require_no_password(typed)
+        for key in sorted({_key(text) for text in typed if _may_hold_token(_key(text))}):
+            warn(
+                f"{key} may hold a token, which whoever reads the schedule has: write it into a file "
+                "conf/experiment/mine.yaml that others cannot read, and give experiment=mine."
+            )
         return Job(
             name=self._job_options.name or self._images.dataset_name(),
             stage=STAGE,
@@ -282,10 +288,20 @@ ENGINES = {
 }  # those that a schedule can be taken away from
 
 
+def _key(text: str) -> str:
+    """Return the key of an override."""
+    return text.lstrip("+~").partition("=")[0]
+
+
 def _is_own(text: str) -> bool:
     """Tell whether an override is the schedule's own, and not the run's."""
-    key = text.lstrip("+~").partition("=")[0].partition(".")[0]
-    return key == "hydra" or key in OWN
+    group = _key(text).partition(".")[0]
+    return group == "hydra" or group in OWN
+
+
+def _may_hold_token(key: str) -> bool:
+    """Tell whether what somebody typed for a key may let whoever reads it speak in their name, as a web hook does."""
+    return key.partition(".")[0] == "notify" and key != "notify.seconds"
 
 
 def _require_no_password(overrides: Sequence[str]) -> None:
@@ -296,10 +312,9 @@ def _require_no_password(overrides: Sequence[str]) -> None:
     """
     for text in overrides:
         if re.search(r"://[^/\s:@]*:[^/\s]+@", text):
-            key = text.lstrip("+").partition("=")[0]
             raise UserError(
-                f"{key} holds a password, which whoever reads the schedule would have: {_LOGIN}, or in the Secret of "
-                "kubernetes.secret, and give the address without them."
+                f"{_key(text)} holds a password, which whoever reads the schedule would have: {_LOGIN}, or in the "
+                "Secret of kubernetes.secret, and give the address without them."
             )
 
 

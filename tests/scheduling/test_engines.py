@@ -176,6 +176,7 @@ def test_units_are_installed_once_and_removed(job: Job, tmp_path: Path, monkeypa
         "graftline-retrain-pets.service",
         "graftline-retrain-pets.timer",
     ]
+    assert {file.stat().st_mode & 0o077 for file in folder.iterdir()} == {0}, "the command may hold a token"
     other = Job("pets", "retrain", (), job.python, tmp_path, 60)
     with pytest.raises(
         UserError, match=r"is there and not of this schedule: give this one a name with JobOptions.name"
@@ -303,6 +304,7 @@ def test_dagster_watches_folders_of_this_machine(
 
 def test_dagster_reports_to_nobody_and_retrains_a_model_once_at_a_time(job: Job) -> None:
     dagster.install(job, "{}", DAGSTER)
+    assert (job.directory / dagster.HOME / "schedules" / "pets.json").stat().st_mode & 0o077 == 0
     content = yaml.safe_load((job.directory / dagster.HOME / "dagster.yaml").read_text(encoding="utf-8"))
     assert content["telemetry"] == {"enabled": False}
     assert content["concurrency"]["runs"]["tag_concurrency_limits"] == [

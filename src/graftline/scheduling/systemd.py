@@ -88,7 +88,7 @@ def install(job: Job, times: Times) -> str:
             raise UserError(f"{file} is there and not of this schedule: give this one a name with JobOptions.name.")
     (job.directory / job.log).parent.mkdir(parents=True, exist_ok=True)
     for name, text in units.items():
-        write_text(folder / name, text)
+        write_text(folder / name, text, private=True)
     timer = f"{job.slug}.timer"
     problem = _systemctl("daemon-reload") or _systemctl("enable", timer) or _systemctl("restart", timer)
     if problem is None:
