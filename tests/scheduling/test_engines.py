@@ -24,7 +24,7 @@ WORDS = (
     "data=folder",
     "data.path='/media/50% $HOME/it\\'s \"here\"'",
     "freeze.frozen=[conv_stem.*,blocks.0]",
-    "name=Ünïcode — `date` $(date) !1 #2 ; & | < > ~ %n %% %h \\ \\\\",
+    "name=Ünïcode — `date` $(date) !1 #2 ; & | < > ~ %n %% %h \\ \\\\ \\% \\\\% \\\\\\ '\\\\'",
     "weights.dir=$$PATH${PATH}",
     "name=",
 )
@@ -69,10 +69,25 @@ def listed(crontab: Path) -> str:
     return subprocess.run([crontab, "-l"], capture_output=True).stdout.decode("utf-8", "surrogateescape")
 
 
-def test_a_shell_gets_from_cron_what_was_meant(job: Job) -> None:
+DEBIAN, CRONIE = "%\\", "%"  # the signs before which each cron takes a backslash away
+
+
+def read_by_cron(command: str, signs: str = DEBIAN) -> str:
+    """Return what cron gives to the shell, as its do_command.c has it."""
+    read, is_escaped = "", False
+    for sign in command:
+        if is_escaped and sign in signs:
+            read = read[:-1]
+        assert is_escaped or sign != "%", "which cron takes for a new line"
+        read += sign
+        is_escaped = sign == "\\" and not is_escaped
+    return read
+
+
+@pytest.mark.parametrize("signs", [DEBIAN, CRONIE])
+def test_a_shell_gets_from_cron_what_was_meant(job: Job, signs: str) -> None:
     *_, command = cron.cron_line(job, TIMES).split(" ", 5)
-    assert not re.search(r"(?<!\\)%", command), "which cron takes for a new line"
-    done = subprocess.run(["/bin/sh", "-c", command.replace(r"\%", "%")], capture_output=True, text=True, cwd="/")
+    done = subprocess.run(["/bin/sh", "-c", read_by_cron(command, signs)], capture_output=True, text=True, cwd="/")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     started = json.loads((job.directory / "started").read_text())
     assert started == [["-m", "graftline", "retrain", *WORDS], str(job.directory), job.variables["A"]]
@@ -89,7 +104,7 @@ def test_a_job_that_still_runs_is_not_started_twice(job: Job) -> None:
     ) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()  # it has the lock
-        assert subprocess.run(["/bin/sh", "-c", command.replace(r"\%", "%")], cwd="/").returncode == 1
+        assert subprocess.run(["/bin/sh", "-c", read_by_cron(command)], cwd="/").returncode == 1
         holder.communicate()
     assert not (job.directory / "started").exists()
 

@@ -1,7 +1,7 @@
 """cron: a line of the user's crontab, between two comments that tell whose it is.
 
 The line is one for ``/bin/sh``, from which cron takes ``%`` for itself unless a backslash stands before it
-(crontab(5)). Its quotes keep all else.
+(crontab(5)). Debian's cron also makes one backslash of two. Its quotes keep all else.
 """
 
 import re
@@ -33,7 +33,8 @@ def cron_line(job: Job, times: Times) -> str:
         *map(shell_word, job.words),
         *(">>", shell_word(str(job.log)), "2>&1"),
     ]
-    command = " ".join(words).replace("%", r"\%")
+    # a backslash stands in single quotes: no sign that cron reads with it may follow
+    command = re.sub(r"\\(?=[\\%])", r"\\''", " ".join(words)).replace("%", r"\%")
     if len(command.encode()) > LONGEST_COMMAND:
         raise UserError(
             f"The command has {len(command.encode()):,} bytes and cron takes {LONGEST_COMMAND}: put the overrides into "
