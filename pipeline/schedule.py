@@ -70,6 +70,7 @@ _ADDRESS = re.compile(r"_(URI|URL|URL_S3|PROXY)$", re.IGNORECASE)  # the name of
 _LOGIN = "keep user and password in ~/.mlflow/credentials"
 _WITHOUT = {"MLFLOW_TRACKING_URI": f"{_LOGIN}, and give the address without them as tracking.uri"}
 _BY_ENGINE = "set it where the engine gives its jobs their variables, and nobody else reads it"
+ANEW = "a Dagster that runs is to be started anew"  # it reads the schedules once
 DAGSTER = Path(__file__).with_name("dagster")  # what Dagster reads, in an environment of its own
 
 
@@ -253,7 +254,7 @@ class ScheduleStage(Retrain):
             (text,) = files.values()
             dagster.install(job, text, DAGSTER)
             start = "make dagster" if program() == "make" else dagster.command(job.directory, DAGSTER)
-            return f"for {start}, which runs it and shows it on http://127.0.0.1:3000"
+            return f"for {start}, which runs it and shows it on http://127.0.0.1:3000; {ANEW}"
         cron.install(job, times)
         return f"in the crontab; {program()} schedule remove=true takes it out"
 
@@ -261,7 +262,7 @@ class ScheduleStage(Retrain):
         wanted = self._job_options.name
         found = [(engine, name) for engine, take in ENGINES.items() for name in take(str(directory), wanted)]
         for engine, name in found:
-            say(f"{name} is taken out of {engine}.")
+            say(f"{name} is taken out of {engine}{f'; {ANEW}' if engine == 'Dagster' else ''}.")
         if not found:
             of = "" if wanted is None else f"called {wanted} "
             say(f"No schedule {of}of {directory} is installed: nothing to take away.")

@@ -201,6 +201,18 @@ def test_there_may_be_nothing_to_take_away(
     assert f"No schedule of {folder} is installed: nothing to take away." in capsys.readouterr().out
 
 
+def test_a_dagster_that_runs_is_to_be_started_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has read the schedules when it started: it goes on to start what is gone, and knows nothing of what is new."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
+    assert main(["schedule", "every=hourly", "engine=dagster", "install=true", "job.name=pets"]) == 0
+    assert "; a Dagster that runs is to be started anew\n" in capsys.readouterr().out
+    assert main(["schedule", "remove=true"]) == 0
+    assert "pets is taken out of Dagster; a Dagster that runs is to be started anew.\n" in capsys.readouterr().out
+
+
 def test_what_storage_and_servers_need_goes_along_but_no_secret(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
