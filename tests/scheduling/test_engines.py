@@ -173,8 +173,9 @@ def test_systemd_reads_in_the_units_what_was_meant(job: Job, tmp_path: Path) -> 
     assert read is not None, dump
     printed = subprocess.run(["bash", "-c", f"printf '%s\\0' {read[1]}"], capture_output=True, text=True).stdout
     command = printed.split("\0")[:-1]
-    done = subprocess.run(command, cwd=job.directory, env={**job.variables, "PATH": os.defpath}, capture_output=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    environment = {**job.variables, "PATH": os.defpath}
+    done = subprocess.run(command, cwd=job.directory, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     started = json.loads((job.directory / "started").read_text())
     assert started[0] == ["-m", "graftline", "retrain", *WORDS]
     assert (job.directory / job.log).read_text() == "printed\n", "the folder is made where it is gone"
