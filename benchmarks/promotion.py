@@ -79,7 +79,8 @@ def contestants(
         logits = np.stack([np.zeros(images), np.where(labels == "yes", margin, -margin)], axis=1)
         models.append(Contestant(f"version {number + 1}", ("no", "yes"), logits, str(number), facts=FACTS))
     names = [f"/{number}.png" for number in range(images)]
-    return TestImages(names, labels, names, "made up", "made up", columns=columns), models
+    unseen = np.zeros(images, dtype=bool)
+    return TestImages(names, labels, names, "made up", "made up", columns=columns, seen=unseen), models
 
 
 def results(

@@ -151,7 +151,7 @@ class Retrain:
         except BaseException as error:
             # what is decided has not failed; and who types Ctrl-C knows it
             if result is None and not decided and (isinstance(error, Exception) or _was_stopped(error)):
-                self._tell_failure(error, directory, began)
+                self.tell_failure(error, directory, began)
             raise
         self._tidy(trained=result.outcome in ("promoted", "refused"))
         return result
@@ -162,10 +162,12 @@ class Retrain:
         """Retrain if something is new and it is due; what the gate has decided is in ``decided`` at once."""
         if not now.retrainings.knows(now.recipe):
             self._train_stage().check()  # else a mistake would be told once the images are read, or in a month
-        if (reason := now.why_not_due(self._options.when)) is not None:
+        reason = now.why_not_due(self._options.when)
+        changes = now.changes if reason is None else now.changes_seen
+        if not self._options.allow_shrink and changes is not None:
+            changes.refuse_shrink(self._options.max_shrink, self._images.path or now.model)
+        if reason is not None:
             return _nothing("not due", reason)
-        if not self._options.allow_shrink and now.changes is not None:
-            now.changes.refuse_shrink(self._options.max_shrink, self._images.path or now.model)
         known = now.settled
         is_open = known is not None and now.is_open(known)
         if known is not None and not is_open:
@@ -334,14 +336,14 @@ class Retrain:
         self._notify.tell(content)
         now.retrainings.set_told(decided.run_id)
 
-    def _tell_failure(self, error: BaseException, directory: Path, began: float) -> None:
-        """Write and tell what went wrong; the command line prints it."""
+    def tell_failure(self, error: BaseException, directory: Path, began: float | None = None) -> None:
+        """Tell and write what went wrong; the command line prints it."""
         result = _content({"outcome": "failed", "reason": _explain(error)}, {}, began)
+        self._notify.tell(result)
         try:
             write_json(RunDirectory(directory).result, result)
-        except OSError:  # a full disk may be what went wrong
-            warn("There is no room for result.json either.")
-        self._notify.tell(result)
+        except OSError as cause:  # a full disk may be what went wrong
+            warn(f"result.json cannot be written either ({cause.strerror}).")
 
     @cached_property
     def _options(self) -> RetrainOptions:
@@ -412,8 +414,9 @@ def _was_stopped(error: BaseException) -> bool:
 def _explain(error: BaseException) -> str:
     if _was_stopped(error):
         return "it was stopped by SIGTERM, as after job.hours: the next one goes on from there"
-    mistake = find_cause(error, UserError)
-    return reworded(str(mistake)) if mistake is not None else f"{type(error).__name__}: {first_line(error)}"
+    if (mistake := find_cause(error, UserError)) is not None:
+        return reworded(str(mistake))
+    return no_room(error) or f"{type(error).__name__}: {first_line(error)}"
 
 
 def _nothing(outcome: Outcome, reason: str, **facts: str) -> RetrainResult:

@@ -70,6 +70,7 @@ _ADDRESS = re.compile(r"_(URI|URL|URL_S3|PROXY)$", re.IGNORECASE)  # the name of
 _LOGIN = "keep user and password in ~/.mlflow/credentials"
 _WITHOUT = {"MLFLOW_TRACKING_URI": f"{_LOGIN}, and give the address without them as tracking.uri"}
 _BY_ENGINE = "set it where the engine gives its jobs their variables, and nobody else reads it"
+ANEW = "a Dagster that runs is to be started anew"  # it reads the schedules once
 DAGSTER = Path(__file__).with_name("dagster")  # what Dagster reads, in an environment of its own
 
 
@@ -118,13 +119,14 @@ class ScheduleStage(Retrain):
         """Print the schedule and install it, or take schedules away."""
         if self.remove:
             return self._remove(Path.cwd())
+        (directory / "log.txt").touch(mode=0o600)  # it shows the schedule, which may hold a token
         self._check_training()
         job, times = self._job(directory), self._times()
         self._check_clock()
         self._check_secrets()
         files = self._files(job, times)
         for name, text in files.items():
-            write_text(directory / name, text)
+            write_text(directory / name, text, private=True)
             say(f"\n{name}\n{text}")
         in_cluster = self.engine == "kubernetes"
         table = [
@@ -135,6 +137,9 @@ class ScheduleStage(Retrain):
             ("installed", self._install(job, times, directory, files)),
         ]
         return ScheduleResult(files=files, facts={"engine": self.engine, "name": job.name}, table=table)
+
+    def tell_failure(self, error: BaseException, directory: Path, began: float | None = None) -> None:
+        """Tell nobody: who types it sees it."""
 
     def _check_training(self) -> None:
         """Find mistakes in the settings of the training now, and not at three in the night.
@@ -162,6 +167,11 @@ class ScheduleStage(Retrain):
         files = RunDirectory(directory)
         typed: list[str] = yaml.safe_load(files.overrides.read_text(encoding="utf-8"))
         _require_no_password(typed)
+        for key in sorted({_key(text) for text in typed if _may_hold_token(_key(text))}):
+            warn(
+                f"{key} may hold a token, which whoever reads the schedule has: write it into a file "
+                "conf/experiment/mine.yaml that others cannot read, and give experiment=mine."
+            )
         return Job(
             name=self._job_options.name or self._images.dataset_name(),
             stage=STAGE,
@@ -244,7 +254,7 @@ class ScheduleStage(Retrain):
             (text,) = files.values()
             dagster.install(job, text, DAGSTER)
             start = "make dagster" if program() == "make" else dagster.command(job.directory, DAGSTER)
-            return f"for {start}, which runs it and shows it on http://127.0.0.1:3000"
+            return f"for {start}, which runs it and shows it on http://127.0.0.1:3000; {ANEW}"
         cron.install(job, times)
         return f"in the crontab; {program()} schedule remove=true takes it out"
 
@@ -252,7 +262,7 @@ class ScheduleStage(Retrain):
         wanted = self._job_options.name
         found = [(engine, name) for engine, take in ENGINES.items() for name in take(str(directory), wanted)]
         for engine, name in found:
-            say(f"{name} is taken out of {engine}.")
+            say(f"{name} is taken out of {engine}{f'; {ANEW}' if engine == 'Dagster' else ''}.")
         if not found:
             of = "" if wanted is None else f"called {wanted} "
             say(f"No schedule {of}of {directory} is installed: nothing to take away.")
@@ -279,10 +289,20 @@ ENGINES = {
 }  # those that a schedule can be taken away from
 
 
+def _key(text: str) -> str:
+    """Return the key of an override."""
+    return text.lstrip("+~").partition("=")[0]
+
+
 def _is_own(text: str) -> bool:
     """Tell whether an override is the schedule's own, and not the run's."""
-    key = text.lstrip("+~").partition("=")[0].partition(".")[0]
-    return key == "hydra" or key in OWN
+    group = _key(text).partition(".")[0]
+    return group == "hydra" or group in OWN
+
+
+def _may_hold_token(key: str) -> bool:
+    """Tell whether what somebody typed for a key may let whoever reads it speak in their name, as a web hook does."""
+    return key.partition(".")[0] == "notify" and key != "notify.seconds"
 
 
 def _require_no_password(overrides: Sequence[str]) -> None:
@@ -293,10 +313,9 @@ def _require_no_password(overrides: Sequence[str]) -> None:
     """
     for text in overrides:
         if re.search(r"://[^/\s:@]*:[^/\s]+@", text):
-            key = text.lstrip("+").partition("=")[0]
             raise UserError(
-                f"{key} holds a password, which whoever reads the schedule would have: {_LOGIN}, or in the Secret of "
-                "kubernetes.secret, and give the address without them."
+                f"{_key(text)} holds a password, which whoever reads the schedule would have: {_LOGIN}, or in the "
+                "Secret of kubernetes.secret, and give the address without them."
             )
 
 

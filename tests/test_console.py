@@ -1,6 +1,8 @@
 """What is printed reaches the log file as it is printed, and a bar only the terminal."""
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,27 @@ def test_a_bar_is_for_the_terminal_alone(tmp_path: Path, monkeypatch: pytest.Mon
     lines = [line.rstrip() for line in file.read_text().splitlines()]
     assert lines[2:] == ["pets", "images  train", "cats    1,081", "done", "bundle  a/b"]
     assert not console.record
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_terminal_without_room_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the log of cron or systemd on a full disk."""
+    file = tmp_path / "log.txt"
+    with Path("/dev/full").open("wb", buffering=0) as device, logged(file):
+        monkeypatch.setattr(console, "_file", io.TextIOWrapper(device, write_through=True))
+        say("pets")
+        warn("odd")
+    assert file.read_text() == "pets\n! odd\n"
+    with monkeypatch.context() as other:
+        other.setattr(console, "_file", terminal := io.StringIO())
+        say("cats")
+        assert terminal.getvalue() == "cats\n"
+
+
+def test_a_pipe_that_nobody_reads_ends_the_process() -> None:
+    code = "from graftline.console import say\nwhile True: say('pets')"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(60) == 1

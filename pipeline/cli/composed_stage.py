@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from graftline.pipeline.cli.resume import resume, resumed_directory
 from graftline.pipeline.cli.validate import validate
 from graftline.pipeline.cli.wording import worded
 from graftline.pipeline.runs.directory import RunDirectory
-from graftline.pipeline.stage import Stage, StageResult
+from graftline.pipeline.stage import Stage, StageResult, UnattendedStage
 from graftline.pipeline.training.further_process import first_rank, further_launch
 
 SINGLE = {  # stages that decide or install one thing at a time, and what to do instead
@@ -97,13 +97,11 @@ class ComposedStage:
             )
         _ = first_rank()
         directory = directory or self.directory
-        with _claimed(directory), logged(directory / "log.txt"), worded(self.config, self.overrides):
-            files = RunDirectory(directory)
-            write_text(files.config, OmegaConf.to_yaml(self.config), private=True)
-            write_text(files.overrides, yaml.safe_dump(self.overrides, allow_unicode=True), private=True)
-            files.write_config_dir(self.config_dir)
-            if not self._keeps_result:
-                files.result.unlink(missing_ok=True)
+        with worded(self.config, self.overrides), ExitStack() as held:
+            with self._failure_told(directory):
+                held.enter_context(_claimed(directory))
+                held.enter_context(logged(directory / "log.txt"))
+                files = self._write_files(directory)
             start = time.perf_counter()
             result = self.stage.run(directory)
             seconds = round(time.perf_counter() - start, 1)
@@ -113,6 +111,26 @@ class ComposedStage:
             print_facts(f"{self.name}: done in {seconds:.0f} s", result.table)
             say(str(directory))
         return result
+
+    def _write_files(self, directory: Path) -> RunDirectory:
+        """Write down what is run, before it is."""
+        files = RunDirectory(directory)
+        write_text(files.config, OmegaConf.to_yaml(self.config), private=True)
+        write_text(files.overrides, yaml.safe_dump(self.overrides, allow_unicode=True), private=True)
+        files.write_config_dir(self.config_dir)
+        if not self._keeps_result:
+            files.result.unlink(missing_ok=True)
+        return files
+
+    @contextmanager
+    def _failure_told(self, directory: Path) -> Iterator[None]:
+        """Let a stage that nobody watches tell that it cannot begin, as on a full disk."""
+        try:
+            yield
+        except OSError as error:
+            if isinstance(self.stage, UnattendedStage):
+                self.stage.tell_failure(error, directory)
+            raise
 
 
 class DirectoryInUseError(UserError):

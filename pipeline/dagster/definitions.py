@@ -14,7 +14,7 @@ from typing import Any
 import dagster as dg
 from plain_name import plain_name
 from result_metadata import describe
-from source_watch import look
+from source_watch import FolderWatch
 
 HOME = Path(os.environ["DAGSTER_HOME"])
 RUNNER = Path(__file__).with_name("pipes_run.py")
@@ -78,23 +78,34 @@ def gate(job: dict[str, Any]) -> Any:
 
 def sensor(job: dict[str, Any], dagster_job: Any) -> Any:
     """Return the sensor that looks for new images."""
+    name = f"new_images_{plain_name(job['name'])}"
 
     def evaluate(context: dg.SensorEvaluationContext) -> Any:
+        watch, now = FolderWatch.from_cursor(context.cursor), time.time()
+        if watch.asked is not None:
+            tags = {"dagster/sensor_name": name, "dagster/run_key": watch.asked}
+            found = context.instance.get_runs(dg.RunsFilter(tags=tags), limit=1)
+            if not found or found[0].is_finished:  # or it was deleted
+                watch.end(succeeded=bool(found) and found[0].is_success)
         try:
-            watch = look(json.loads(context.cursor) if context.cursor else None, job["source"])
+            watch.look(job["source"], now)
         except OSError as error:
             return dg.SkipReason(f"{job['source']} cannot be read ({error.strerror}): is it mounted?")
         waiting = f"{watch.new:,} of {watch.count:,} files are new"
-        now = time.time()
-        if not watch.is_due(job["new_images"], job["age_hours"], now):
-            context.update_cursor(json.dumps(watch.to_json()))
-            return dg.SkipReason(f"{waiting}; a run is due at {job['new_images']:,}, or after {job['age_hours']:g} h.")
-        watch.start_anew()
+        is_due = watch.is_due(job["new_images"], job["age_hours"], now)
+        if is_due:
+            watch.ask(f"{now:.0f}", now)
         context.update_cursor(json.dumps(watch.to_json()))
-        return dg.RunRequest(run_key=f"{now:.0f}", tags={"graftline/why": waiting})
+        if is_due:
+            return dg.RunRequest(run_key=watch.asked, tags={"graftline/why": waiting})
+        if watch.asked is not None:
+            return dg.SkipReason(f"{waiting}; a run is under way.")
+        if watch.asked_at is not None:
+            return dg.SkipReason(f"{waiting}; the last run has failed: one is due {job['age_hours']:g} h after it.")
+        return dg.SkipReason(f"{waiting}; a run is due at {job['new_images']:,}, or after {job['age_hours']:g} h.")
 
     return dg.sensor(
-        name=f"new_images_{plain_name(job['name'])}",
+        name=name,
         job=dagster_job,
         minimum_interval_seconds=job["look_seconds"],
         default_status=dg.DefaultSensorStatus.RUNNING,

@@ -5,8 +5,8 @@ its folder's time, and only a folder whose time has changed is listed again, wit
 that is overwritten in place changes no folder; the schedule finds it.
 """
 
+import json
 import os
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,27 @@ class FolderWatch:
     """What was seen, as JSON between two looks.
 
     Attributes:
-        seen: files when a run was last asked for.
+        seen: files when the last run was asked for that has succeeded.
         since: when more than these were first seen, in seconds since 1970; None while there are none.
         count: files at the last look.
         folders: path → time in ns (0: to be listed again), number of files, names of the folders in it.
+        asked: key of the run that was asked for and has not ended; None: there is none.
+        asked_count: files then.
+        asked_at: when it was, in seconds since 1970; None if it has succeeded.
     """
 
     seen: int = 0
     since: float | None = None
     count: int = 0
     folders: dict[str, list[Any]] = field(default_factory=dict)
+    asked: str | None = None
+    asked_count: int = 0
+    asked_at: float | None = None
+
+    @classmethod
+    def from_cursor(cls, cursor: str | None) -> "FolderWatch":
+        """Return what was known at the last look."""
+        return cls(**json.loads(cursor)) if cursor else cls()
 
     def to_json(self) -> dict[str, Any]:
         """Return it for a cursor."""
@@ -48,23 +59,33 @@ class FolderWatch:
         folders: dict[str, list[Any]] = {}
         if not Path(root).is_dir():
             time_ns = Path(root).stat().st_mtime_ns
-            is_new = self.folders.get(root, [None])[0] != time_ns
+            self.count += self.folders.get(root, [None])[0] != time_ns
             folders[root] = [time_ns, 1, []]
-            self.count = self.seen + 1 if is_new or self.new else self.seen
         else:
             self._walk(root, now, folders)
             self.count = sum(files for _, files, _ in folders.values())
         self.folders = folders
         self.seen = min(self.seen, self.count)
-        self.since = (self.since or now) if self.new else None
+        if self.new:
+            self.since = self.since or now
+        else:
+            self.since = self.asked_at = None
 
     def is_due(self, new_images: int, hours: float, now: float) -> bool:
-        """Tell whether enough files wait, or one for long enough."""
+        """Tell whether enough files wait, or one for long enough; a run that has failed is followed after that time."""
+        if self.asked is not None or (self.asked_at is not None and now - self.asked_at < 3600 * hours):
+            return False
         return self.new >= new_images or (self.since is not None and now - self.since >= 3600 * hours)
 
-    def start_anew(self) -> None:
-        """Take all that is there for seen: a run was asked for."""
-        self.seen, self.since = self.count, None
+    def ask(self, key: str, now: float) -> None:
+        """Note that a run was asked for, of all files that are there."""
+        self.asked, self.asked_count, self.asked_at = key, self.count, now
+
+    def end(self, *, succeeded: bool) -> None:
+        """Note how that run has ended: only one that has succeeded has seen the files."""
+        self.asked = None
+        if succeeded:
+            self.seen, self.since, self.asked_at = self.asked_count, None, None
 
     def _walk(self, root: str, now: float, folders: dict[str, list[Any]]) -> None:
         identities, left = set(), [root]
@@ -94,10 +115,3 @@ def _list(folder: str) -> tuple[int, list[str]]:
             else:
                 files += 1
     return files, inner
-
-
-def look(cursor: dict[str, Any] | None, root: str) -> FolderWatch:
-    """Return what is there now, from what was there before."""
-    watch = FolderWatch(**cursor) if cursor else FolderWatch()
-    watch.look(root, time.time())
-    return watch

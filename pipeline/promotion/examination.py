@@ -137,7 +137,8 @@ class Examination:
         times = _measure(opened, samples.paths, self.gate)
         models = [self._contestant(one, images, seconds) for one, seconds in zip(opened, times, strict=True)]
         other = models[1] if champion is not None else frequencies(version.counts()["train"], images)
-        facts = [*_same_test(before, version, self.gate.relabeled), *self._not_rolled_back()]
+        tests = [] if champion is None else _same_test(before, version, self.gate.relabeled)
+        facts = [*tests, *self._not_rolled_back()]
         return Examined(examine(self.gate, images, models[0], other, facts), images, version)
 
     @cached_property
@@ -220,8 +221,17 @@ class Examination:
 
 
 def _same_test(before: DatasetVersion | None, now: DatasetVersion, most: float) -> list[Guard]:
-    """Return the guard on the champion's test images: whether they still test, with the labels that they had."""
-    if before is None or not any(before.counts()["test"].values()):
+    """Return the guard on the champion's test images: whether they still test, with the labels that they had.
+
+    Args:
+        before: what the champion was trained on; None: nobody knows, which a row of the table says.
+        now: the dataset version of the challenger.
+        most: share of the images that may be gone or have another label.
+    """
+    if before is None:
+        number = sum(now.counts()["test"].values())
+        return [Guard("test images", "unknown", f"{number:,}", "not compared", passed=True)]
+    if not any(before.counts()["test"].values()):
         return []
     tables = [version.table() for version in (before, now)]
     was, is_now = (table.loc[table["split"] == "test"].drop_duplicates("sha256") for table in tables)

@@ -3,9 +3,12 @@
 import json
 import os
 import re
+import signal
 import subprocess
+import threading
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage
 from typing import IO, Any
@@ -30,10 +33,15 @@ class Notify:
     seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.url is not None and not _is_address(self.url):
+        if self.url is not None and not _is_address(self.url):  # which may hold a token and is not repeated
             raise UserError(
-                f"Notify.url={self.url} is no web address: give one that begins with http:// or https://, with a host "
-                "and without blanks."
+                "Notify.url is no web address: give one that begins with http:// or https://, with a host and without "
+                "blanks."
+            )
+        if self.url is not None and "@" in urlsplit(self.url).netloc:
+            raise UserError(
+                "Notify.url has a login before the host, which is not sent: give an address without it, or let curl "
+                "send it, as Notify.command."
             )
         if not 0 < self.seconds < 1e6:  # also catches NaN
             raise UserError(f"Notify.seconds is {self.seconds}, it must be above 0.")
@@ -61,20 +69,42 @@ class Notify:
                 warn(f"notify.url at {host} was not reached ({first_line(error)}): the result is not affected.")
 
     def _run(self, command: str, content: bytes) -> None:
-        subprocess.run(
+        with subprocess.Popen(
             ["/bin/sh", "-c", command],  # the user's own line, as in a crontab
-            input=content,
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            timeout=self.seconds,
-            check=True,
+            start_new_session=True,  # whose processes are ended together
             env={name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))},
-        )
+        ) as process:
+            try:
+                _, told = process.communicate(content, timeout=self.seconds)
+            except BaseException:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                raise
+        if process.returncode != 0:
+            raise subprocess.CalledProcessError(process.returncode, command, stderr=told)
 
     def _post(self, url: str, content: bytes) -> None:
+        """Post in a thread: the time-out of a socket is one of each operation, and none of the look-up of a name."""
         request = urllib.request.Request(url, data=content, headers={"Content-Type": "application/json"}, method="POST")  # noqa: S310 - checked above
-        with urllib.request.build_opener(_NoRedirects).open(request, timeout=self.seconds):
-            pass
+        ended = list[Exception | None]()
+
+        def send() -> None:
+            try:
+                with urllib.request.build_opener(_NoRedirects).open(request, timeout=self.seconds):
+                    ended.append(None)
+            except Exception as error:
+                ended.append(error)
+
+        thread = threading.Thread(target=send, daemon=True)
+        thread.start()
+        thread.join(self.seconds)
+        if not ended:
+            raise TimeoutError(f"no answer after {self.seconds:g} s")
+        if ended[0] is not None:
+            raise ended[0]
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

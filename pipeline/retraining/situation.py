@@ -102,6 +102,12 @@ class Situation:
         return None if before is None else Changes.between(before, self.version)
 
     @property
+    def changes_seen(self) -> Changes | None:
+        """What a condition has seen of the changes; None: it has not looked at the images."""
+        found: Changes | None = self.__dict__.get("_seen_changes")  # where the cached property keeps it
+        return found
+
+    @property
     def after(self) -> str:
         """Run of the retraining that was decided last, as a tag."""
         return "none" if self.last is None else self.last.run_id

@@ -26,11 +26,17 @@ class LoggedConsole(Console):
     """A console whose lines and tables go to the log file, too; a bar is for the terminal alone."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print to the log file, which is up to date should this process be killed, and to the terminal."""
+        """Print to the log file, which is up to date should this process be killed, and to the terminal.
+
+        A terminal that takes nothing, as a file on a full disk, ends nothing; a pipe that nobody reads any more does.
+        """
         is_bar = any(isinstance(one, Control | NewLine) for one in objects)  # each frame of it, and its end
         if _log_files and not is_bar and not self.quiet:
             _print_to(_log_files[-1], self.width, *objects, **options)
-        super().print(*objects, **options)
+        try:
+            super().print(*objects, **options)  # which ends the process where a pipe is closed
+        except OSError:
+            self._buffer.clear()  # else it would be printed once more
 
 
 def _print_to(file: Path, width: int, *objects: Any, **options: Any) -> None:

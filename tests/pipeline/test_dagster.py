@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,6 +19,9 @@ from workplace import PROJECT, TINY, Workplace
 
 from graftline.pipeline.schedule import DAGSTER, STAGE
 from graftline.scheduling import dagster
+from graftline.scheduling.dagster import DagsterOptions
+from graftline.scheduling.job import Job
+from graftline.scheduling.times import parse_times
 from graftline.tracking.promotions import Promotions
 from graftline.tracking.tracking import Tracking
 
@@ -31,6 +35,82 @@ RUNS = "{runsOrError{...on Runs{results{status tags{key value}}}}}"
 ASSET = """query($path: [String!]!) {assetOrError(assetKey: {path: $path}) {...on Asset {assetMaterializations {
     metadataEntries {label ...on TextMetadataEntry {text} ...on FloatMetadataEntry {floatValue}
     ...on UrlMetadataEntry {url} ...on MarkdownMetadataEntry {mdStr}}}}}}"""
+
+LOOKS = """
+import time
+import dagster as dg
+from definitions import defs
+
+(sensor,) = defs.sensors
+instance, cursor = dg.DagsterInstance.ephemeral(), None
+
+def look():
+    global cursor
+    found = sensor.evaluate_tick(dg.build_sensor_context(instance=instance, cursor=cursor))
+    cursor = found.cursor
+    print(f"{len(found.run_requests)} run, {found.skip_message}")
+    return found.run_requests[0].run_key if found.run_requests else None
+
+def run(key, status):
+    tags = {"dagster/sensor_name": sensor.name, "dagster/run_key": key}
+    return instance.add_run(dg.DagsterRun(job_name="retrain", tags=tags, status=dg.DagsterRunStatus[status]))
+
+first = look()
+started = run(first, "STARTED")
+look()
+instance.delete_run(started.run_id)
+run(first, "FAILURE")
+time.sleep(1)  # the key is the second
+run(look(), "SUCCESS")
+look()
+"""
+RETRIED = """
+import json, os
+from pathlib import Path
+import dagster as dg
+import definitions
+
+definitions.RETRIES = dg.RetryPolicy(max_retries=definitions.RETRIES.max_retries)  # without the minutes between them
+job = json.loads(Path(os.environ["DAGSTER_HOME"], "schedules", "pets.json").read_text())
+resources = {"pipes": dg.PipesSubprocessClient(), "io_manager": dg.mem_io_manager}
+print("succeeded:", dg.materialize([definitions.retraining(job)], resources=resources, raise_on_error=False).success)
+"""
+FAILS = """
+import pathlib, sys
+tried = pathlib.Path("tried")
+tried.write_text((tried.read_text() if tried.exists() else "") + "x")
+pathlib.Path("result.json").write_text('{"outcome": "nothing new", "metrics": {}}')
+print(pathlib.Path.cwd())
+sys.exit(len(tried.read_text()) < int(sys.argv[1]))
+"""
+
+
+def in_dagster(script: str, folder: Path, **changes: Any) -> list[str]:
+    """Run a script in Dagster's environment beside definitions of one schedule, and return what it prints."""
+    (folder / "images").mkdir()
+    (folder / "images" / "1.png").touch()
+    job = Job("pets", "retrain", (), Path("python"), folder, 60)
+    text = dagster.dagster_schedule(job, parse_times("hourly"), "images", DagsterOptions(1, 1e-6), "Etc/UTC")
+    dagster.install(job, json.dumps(json.loads(text) | changes), DAGSTER)
+    environment = os.environ | {"DAGSTER_HOME": str(folder / dagster.HOME), "PYTHONPATH": str(DAGSTER)}
+    command = [str(PROGRAMS / "python"), "-W", "ignore", "-c", script]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_run_that_has_failed_has_not_seen_the_images(tmp_path: Path) -> None:
+    first, under_way, second, seen = in_dagster(LOOKS, tmp_path)
+    assert first == second == "1 run, None", "one that has failed is asked for again"
+    assert under_way == "0 run, 1 of 1 files are new; a run is under way."
+    assert seen.startswith("0 run, 0 of 1 files are new;")
+
+
+@pytest.mark.parametrize(("needed", "succeeded"), [(3, True), (4, False)])
+def test_a_run_that_fails_is_tried_twice_more(tmp_path: Path, needed: int, succeeded: bool) -> None:
+    *_, told = in_dagster(RETRIED, tmp_path, command=[sys.executable, "-c", FAILS, str(needed)])
+    assert told == f"succeeded: {succeeded}"
+    assert (tmp_path / "tried").read_text() == "xxx"
 
 
 @pytest.fixture

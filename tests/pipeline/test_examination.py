@@ -36,7 +36,8 @@ def test_test_images_that_are_gone_or_relabeled(tmp_path: Path) -> None:
     (guard,) = examination._same_test(before, gone, 0.1)
     assert guard.difference == "11 gone, 0 relabeled"
     assert not guard.passed
-    assert examination._same_test(None, gone, 0.1) == []
+    (guard,) = examination._same_test(None, gone, 0.1)
+    assert (guard.champion, guard.challenger, guard.difference, guard.passed) == ("unknown", "9", "not compared", True)
 
 
 class _Model:

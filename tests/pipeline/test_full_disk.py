@@ -1,12 +1,15 @@
 """A full disk, for which a limit on the size of files stands in: one sentence, and nothing that is half there."""
 
+import io
 import json
+import os
 from pathlib import Path
 
 import pytest
 from full_disk import files_up_to
 from workplace import TINY, Workplace
 
+from graftline.console import console
 from graftline.errors import no_room
 from graftline.pipeline.__main__ import main
 
@@ -63,6 +66,27 @@ def test_a_retraining_on_a_full_disk(
     assert main(typed) == 0
     assert "Going on with run" in capsys.readouterr().out
     assert [one.name for one in workplace.mlflow.search_registered_models()] == ["colors"]
+
+
+@pytest.mark.parametrize(("size", "outputs"), [(0, "a folder"), (100_000, "a file")])
+def test_a_retraining_that_cannot_begin_tells_it(
+    size: int, outputs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its terminal is a file on the disk that is full, as the log of cron and systemd."""
+    monkeypatch.chdir(tmp_path)
+    if outputs == "a file":
+        Path("outputs").touch()  # no output directory can be made
+    os.mkfifo("told")
+    reader = os.open("told", os.O_RDWR | os.O_NONBLOCK)  # which has no limit on its size
+    typed = ["retrain", "data=folder", "data.path=photos", "notify.command='cat > told'"]
+    with Path("/dev/full").open("wb", buffering=0) as device, files_up_to(size):
+        monkeypatch.setattr(console, "_file", io.TextIOWrapper(device, write_through=True))
+        assert main(typed) == 1
+    told = json.loads(os.read(reader, 65_536))
+    os.close(reader)
+    assert told["outcome"] == "failed"
+    assert ("NotADirectoryError" if outputs == "a file" else "config.yaml cannot be written (") in told["reason"]
+    assert not list(tmp_path.rglob("result.json"))
 
 
 @pytest.mark.parametrize(

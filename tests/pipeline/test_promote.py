@@ -257,6 +257,8 @@ def test_a_champion_whose_run_is_gone_is_compared_all_the_same(
     verdict = promote("version=2")
     assert verdict.promoted
     assert "What version 1 was trained on is not known" in " ".join(capsys.readouterr().out.split())
+    assert "which images trained version 1 is not known, so that none are left out" in verdict.compared
+    assert [guard.champion for guard in verdict.guards if guard.name == "test images"] == ["unknown"]
 
 
 def test_a_weighted_score_decides_where_images_have_weights(

@@ -1,13 +1,10 @@
-"""The parts of a retraining: when it is due, what has changed, who is told, what is kept, and what it does not load."""
+"""The parts of a retraining: when it is due, what has changed, what is kept, and what it does not load."""
 
 import ast
 import json
 import shutil
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,6 @@ from typing import Any
 import pytest
 from hydra.utils import instantiate
 from manifest import manifest
-from one_answer import answering
 
 import graftline
 from graftline.data.ingest import Ingest
@@ -29,7 +25,6 @@ from graftline.pipeline.cli import compose
 from graftline.pipeline.retrain import Retrain
 from graftline.pipeline.retraining.challengers import Challengers
 from graftline.pipeline.retraining.changes import Changes
-from graftline.pipeline.retraining.notify import Notify
 from graftline.pipeline.retraining.options import RetrainOptions
 from graftline.pipeline.retraining.recipe_digest import CODE, recipe_digest
 from graftline.pipeline.retraining.situation import require_images
@@ -142,93 +137,10 @@ def test_an_empty_folder_is_one_that_is_not_mounted(tmp_path: Path) -> None:
             require_images(ingest(folder), allow_shrink=True)
 
 
-class _Hook(BaseHTTPRequestHandler):
-    told: list[dict[str, str]]
-
-    def do_POST(self) -> None:
-        self.told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(204)
-        self.end_headers()
-
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        pass
-
-
-@pytest.fixture
-def hook() -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """The address of a web server and what it was told."""
-    _Hook.told = []
-    server = HTTPServer(("127.0.0.1", 0), _Hook)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/hook", _Hook.told
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_web_address_and_a_command_are_told(
-    hook: tuple[str, list[dict[str, str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    url, told = hook
-    Notify(command="cat > told.json", url=url).tell({"outcome": "promoted", "directory": tmp_path})
-    expected = {"outcome": "promoted", "directory": str(tmp_path)}
-    assert told == [expected]
-    assert json.loads((tmp_path / "told.json").read_text()) == expected
-
-
-def test_who_answers_something_else_costs_a_warning_too(capsys: pytest.CaptureFixture[str]) -> None:
-    with answering(b"SSH-2.0-OpenSSH_9.2\r\n") as url:
-        Notify(url=url).tell({"outcome": "promoted"})
-    assert "! notify.url at 127.0.0.1 was not reached (SSH-2.0-OpenSSH_9" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
-def test_who_leads_elsewhere_is_not_told(
-    hook: tuple[str, list[dict[str, str]]], code: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A redirect of a POST is asked for by GET, without the content, and would count as told."""
-    there, told = hook
-    with answering(f"HTTP/1.0 {code} Moved\r\nLocation: {there}?token=secret\r\n\r\n".encode()) as url:
-        Notify(url=url).tell({"outcome": "promoted"})
-    out = capsys.readouterr().out
-    at = there.removesuffix("/hook")
-    assert f"! notify.url at 127.0.0.1 was not reached (it leads to {at}: give the address there)" in out
-    assert "Notified" not in out
-    assert "secret" not in out
-    assert told == []
-
-
-def test_what_may_hold_a_token_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    with answering(b"HTTP/1.0 204 No Content\r\n\r\n") as url:
-        Notify(command="true secret", url=url).tell({"outcome": "promoted"})
-    assert capsys.readouterr().out == "Notified: notify.command\nNotified: 127.0.0.1\n"
-
-
-@pytest.mark.parametrize(
-    "url", ["host", "ftp://host/", "http:///hook", "http://host:port/", "http://host/a b", "http://[::1/"]
-)
-def test_what_is_no_web_address_is_refused(url: str) -> None:
-    with pytest.raises(UserError, match=r"Notify\.url=.* is no web address"):
-        Notify(url=url)
-
-
-@pytest.mark.parametrize(
-    ("notify", "warning"),
-    [
-        (Notify(command="echo no such room >&2; exit 3"), "notify.command has failed (exit code 3: no such room)"),
-        (Notify(command="sleep 60", seconds=0.2), "notify.command has failed (no end after 0.2 s)"),
-        (Notify(url="http://127.0.0.1:9/"), "notify.url at 127.0.0.1 was not reached"),
-    ],
-)
-def test_who_does_not_answer_costs_a_warning(notify: Notify, warning: str, capsys: pytest.CaptureFixture[str]) -> None:
-    notify.tell({"outcome": "promoted"})
-    assert f"! {warning}" in capsys.readouterr().out
-
-
 def test_mistakes_are_found_before_anything_is_read() -> None:
     with pytest.raises(UserError, match=r"retrain\.when=age>3 is no condition"):
         compose("retrain", ["retrain.when=age>3"])
-    with pytest.raises(UserError, match=r"notify\.url=host is no web address"):
+    with pytest.raises(UserError, match=r"notify\.url is no web address"):
         compose("retrain", ["notify.url=host"])
     with pytest.raises(UserError, match=r"tracking\.register"):
         compose("retrain", ["debug=fast"])

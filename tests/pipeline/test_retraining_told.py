@@ -48,7 +48,7 @@ def test_who_waits_goes_on_once_the_other_has_ended(
 def test_a_retraining_that_is_stopped_while_it_waits_tells_it(past: Past) -> None:
     """By SIGTERM, as at the end of job.hours, when there is no run yet that could take it."""
     typed = ["data=folder", "data.path=images", f"data.name={NAME}", "notify.command='cat > told.json'"]
-    other = Lease(past.tracking.uri, NAME, past.place.root / "another-machine", "The retraining of colors")
+    other = Lease(past.tracking.uri, NAME, past.place.root / "data" / NAME, "The retraining of colors")
     other.acquire()
     with other:
         process = past.place.start("retrain", *typed, "retrain.wait=300")

@@ -201,6 +201,18 @@ def test_there_may_be_nothing_to_take_away(
     assert f"No schedule of {folder} is installed: nothing to take away." in capsys.readouterr().out
 
 
+def test_a_dagster_that_runs_is_to_be_started_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has read the schedules when it started: it goes on to start what is gone, and knows nothing of what is new."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
+    assert main(["schedule", "every=hourly", "engine=dagster", "install=true", "job.name=pets"]) == 0
+    assert "; a Dagster that runs is to be started anew\n" in capsys.readouterr().out
+    assert main(["schedule", "remove=true"]) == 0
+    assert "pets is taken out of Dagster; a Dagster that runs is to be started anew.\n" in capsys.readouterr().out
+
+
 def test_what_storage_and_servers_need_goes_along_but_no_secret(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -248,6 +260,25 @@ def test_a_password_in_an_address_is_refused(folder: Path, capsys: pytest.Captur
     assert "tracking.uri holds a password, which whoever reads the schedule would have: keep user and password" in out
     assert "sesame" not in out
     assert not list(folder.rglob("crontab"))
+
+
+@pytest.mark.parametrize("key", ["notify.url", "notify.command"])
+def test_a_token_of_a_hook_belongs_into_a_file(folder: Path, key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    told = f"! {key} may hold a token, which whoever reads the schedule has: write it into a file conf/experiment/"
+    assert main(["schedule", "every=hourly", "notify.seconds=5", f"{key}=https://hooks/T/sesame"]) == 0
+    assert told in capsys.readouterr().out
+    written = [file for file in last(folder).rglob("*") if file.is_file() and "sesame" in file.read_text()]
+    assert {"crontab", "log.txt"} <= {file.name for file in written}
+    assert {file.stat().st_mode & 0o077 for file in written} == {0}, "nobody else may read it"
+    experiment = folder / "conf" / "experiment" / "mine.yaml"
+    experiment.parent.mkdir(parents=True)
+    node, name = key.split(".")
+    experiment.write_text(f"# @package _global_\n{node}: {{{name}: 'https://hooks/T/sesame'}}\n")
+    assert main(["schedule", "every=hourly", "experiment=mine"]) == 0
+    out = capsys.readouterr().out
+    assert "experiment=mine" in out
+    assert "sesame" not in out
+    assert "may hold a token" not in out
 
 
 @pytest.mark.parametrize(

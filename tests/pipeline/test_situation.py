@@ -20,7 +20,7 @@ from graftline.errors import DivergenceError, UnreachableError, UserError
 from graftline.evaluation.recalls import FindClasses
 from graftline.files import write_json
 from graftline.pipeline.cli import compose
-from graftline.pipeline.retrain import Retrain
+from graftline.pipeline.retrain import Retrain, RetrainResult
 from graftline.pipeline.retraining.challengers import Challengers
 from graftline.pipeline.retraining.situation import Situation, require_images
 from graftline.pipeline.runs.directory import RunDirectory
@@ -359,6 +359,26 @@ def test_images_that_are_gone_are_counted_from_the_last_retraining(past: Past) -
     assert changes is not None
     with pytest.raises(UserError, match=r"18 of 36 images are gone, more than 20 %"):
         changes.refuse_shrink(0.2, "images")
+
+
+def test_images_that_are_gone_are_told_by_a_look_that_finds_nothing_due(
+    past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source that is half mounted would never be due by its new images."""
+    monkeypatch.chdir(past.place.root)
+    past.retrain("promoted")
+    past.remove(6, 12)
+    typed = [*TINY, "data=folder", f"data.path={past.images}", f"data.name={NAME}"]
+
+    def retrain(*more: str) -> str:
+        result = compose("retrain", [*typed, f"tracking.uri={past.tracking.uri}", *more]).stage.run(past.place.root)
+        assert isinstance(result, RetrainResult)
+        return result.outcome
+
+    with pytest.raises(UserError, match=r"18 of 36 images are gone, more than 20 %"):
+        retrain("retrain.when='new_images>=200'")
+    assert retrain("retrain.when='new_images>=200'", "retrain.allow_shrink=true") == "not due"
+    assert retrain("retrain.when='age>=30d and new_images>=200'") == "not due", "it has not looked"
 
 
 def test_images_at_a_url_are_looked_for_by_whoever_lists_them() -> None:

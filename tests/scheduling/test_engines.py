@@ -24,7 +24,7 @@ WORDS = (
     "data=folder",
     "data.path='/media/50% $HOME/it\\'s \"here\"'",
     "freeze.frozen=[conv_stem.*,blocks.0]",
-    "name=Ünïcode — `date` $(date) !1 #2 ; & | < > ~ %n %% %h \\ \\\\",
+    "name=Ünïcode — `date` $(date) !1 #2 ; & | < > ~ %n %% %h \\ \\\\ \\% \\\\% \\\\\\ '\\\\'",
     "weights.dir=$$PATH${PATH}",
     "name=",
 )
@@ -69,10 +69,25 @@ def listed(crontab: Path) -> str:
     return subprocess.run([crontab, "-l"], capture_output=True).stdout.decode("utf-8", "surrogateescape")
 
 
-def test_a_shell_gets_from_cron_what_was_meant(job: Job) -> None:
+DEBIAN, CRONIE = "%\\", "%"  # the signs before which each cron takes a backslash away
+
+
+def read_by_cron(command: str, signs: str = DEBIAN) -> str:
+    """Return what cron gives to the shell, as its do_command.c has it."""
+    read, is_escaped = "", False
+    for sign in command:
+        if is_escaped and sign in signs:
+            read = read[:-1]
+        assert is_escaped or sign != "%", "which cron takes for a new line"
+        read += sign
+        is_escaped = sign == "\\" and not is_escaped
+    return read
+
+
+@pytest.mark.parametrize("signs", [DEBIAN, CRONIE])
+def test_a_shell_gets_from_cron_what_was_meant(job: Job, signs: str) -> None:
     *_, command = cron.cron_line(job, TIMES).split(" ", 5)
-    assert not re.search(r"(?<!\\)%", command), "which cron takes for a new line"
-    done = subprocess.run(["/bin/sh", "-c", command.replace(r"\%", "%")], capture_output=True, text=True, cwd="/")
+    done = subprocess.run(["/bin/sh", "-c", read_by_cron(command, signs)], capture_output=True, text=True, cwd="/")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     started = json.loads((job.directory / "started").read_text())
     assert started == [["-m", "graftline", "retrain", *WORDS], str(job.directory), job.variables["A"]]
@@ -89,7 +104,7 @@ def test_a_job_that_still_runs_is_not_started_twice(job: Job) -> None:
     ) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()  # it has the lock
-        assert subprocess.run(["/bin/sh", "-c", command.replace(r"\%", "%")], cwd="/").returncode == 1
+        assert subprocess.run(["/bin/sh", "-c", read_by_cron(command)], cwd="/").returncode == 1
         holder.communicate()
     assert not (job.directory / "started").exists()
 
@@ -114,6 +129,18 @@ def test_other_lines_of_a_crontab_stay(job: Job, crontab: Path, before: str) -> 
         assert listed(crontab).encode("utf-8", "surrogateescape") == raw
     finally:
         subprocess.run([crontab, "-r"], capture_output=True)
+
+
+def test_lines_of_the_user_stay_where_a_block_was_changed(job: Job) -> None:
+    """As where the comment that ends it was deleted: what lies between it and the next one's is not ours."""
+    block = cron.cron_block(job, TIMES)
+    *ours, end = block.splitlines(keepends=True)
+    changed = "".join([*ours, "0 1 * * * backup\n"])
+    both = cron.with_block(changed, block)
+    assert both == changed + block
+    assert cron.without_blocks(both, str(job.directory), "pets") == (changed, ["pets"])
+    inserted = "".join([*ours, "0 1 * * * backup\n", end])
+    assert cron.without_blocks(inserted, str(job.directory), None) == (inserted, [])
 
 
 @needs_cron
@@ -145,11 +172,16 @@ def test_systemd_reads_in_the_units_what_was_meant(job: Job, tmp_path: Path) -> 
     read = re.search(r"Command Line: (.*)", dump)
     assert read is not None, dump
     printed = subprocess.run(["bash", "-c", f"printf '%s\\0' {read[1]}"], capture_output=True, text=True).stdout
-    assert printed.split("\0")[:-1][-len(WORDS) - 4 :] == [str(job.python), "-m", "graftline", "retrain", *WORDS]
+    command = printed.split("\0")[:-1]
+    environment = {**job.variables, "PATH": os.defpath}
+    done = subprocess.run(command, cwd=job.directory, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    started = json.loads((job.directory / "started").read_text())
+    assert started[0] == ["-m", "graftline", "retrain", *WORDS]
+    assert (job.directory / job.log).read_text() == "printed\n", "the folder is made where it is gone"
     assert f"\tWorkingDirectory: {job.directory}\n" in dump
     assert f"\tEnvironment: A={job.variables['A']}\n" in dump
     assert "\tTimeoutStartSec: 1h\n" in dump
-    assert f"\tStandardOutputFileToAppend: {job.directory / job.log}\n" in dump or "StandardOutput: append" in dump
 
 
 def test_units_are_installed_once_and_removed(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,6 +196,7 @@ def test_units_are_installed_once_and_removed(job: Job, tmp_path: Path, monkeypa
         "graftline-retrain-pets.service",
         "graftline-retrain-pets.timer",
     ]
+    assert {file.stat().st_mode & 0o077 for file in folder.iterdir()} == {0}, "the command may hold a token"
     other = Job("pets", "retrain", (), job.python, tmp_path, 60)
     with pytest.raises(
         UserError, match=r"is there and not of this schedule: give this one a name with JobOptions.name"
@@ -291,6 +324,7 @@ def test_dagster_watches_folders_of_this_machine(
 
 def test_dagster_reports_to_nobody_and_retrains_a_model_once_at_a_time(job: Job) -> None:
     dagster.install(job, "{}", DAGSTER)
+    assert (job.directory / dagster.HOME / "schedules" / "pets.json").stat().st_mode & 0o077 == 0
     content = yaml.safe_load((job.directory / dagster.HOME / "dagster.yaml").read_text(encoding="utf-8"))
     assert content["telemetry"] == {"enabled": False}
     assert content["concurrency"]["runs"]["tag_concurrency_limits"] == [

@@ -33,6 +33,12 @@ def look(watch: FolderWatch, root: Path, now: float) -> FolderWatch:
     return again
 
 
+def succeed(watch: FolderWatch) -> None:
+    """Ask for a run that succeeds."""
+    watch.ask("1", 0.0)
+    watch.end(succeeded=True)
+
+
 def test_new_files_are_counted_until_a_run_is_asked_for(tmp_path: Path) -> None:
     now = time.time()
     add(tmp_path, "cat/1.jpg", "cat/2.jpg", "dog/old/3.jpg", "dog/.hidden")
@@ -40,7 +46,7 @@ def test_new_files_are_counted_until_a_run_is_asked_for(tmp_path: Path) -> None:
     assert (watch.count, watch.new, watch.since) == (3, 3, now)
     assert watch.is_due(3, 24, now)
     assert not watch.is_due(4, 24, now)
-    watch.start_anew()
+    succeed(watch)
     assert not watch.is_due(1, 24, now)
     add(tmp_path, "dog/old/4.jpg", "horse/5.jpg")
     watch = look(watch, tmp_path, now + 60)
@@ -50,10 +56,30 @@ def test_new_files_are_counted_until_a_run_is_asked_for(tmp_path: Path) -> None:
     assert watch.is_due(3, 24, now + 60 + 24 * 3600), "they have waited for a day"
 
 
+def test_only_a_run_that_has_succeeded_has_seen_the_files(tmp_path: Path) -> None:
+    now, hour = time.time(), 3600
+    add(tmp_path, "cat/1", "cat/2")
+    watch = look(FolderWatch(), tmp_path, now)
+    assert watch.is_due(2, 24, now)
+    watch.ask("1", now)
+    watch = look(watch, tmp_path, now + 48 * hour)
+    assert not watch.is_due(1, 24, now + 48 * hour), "it is under way"
+    watch.end(succeeded=False)
+    assert not watch.is_due(1, 24, now + hour), "it would fail each minute"
+    watch = look(watch, tmp_path, now + 24 * hour)
+    assert watch.is_due(2, 24, now + 24 * hour)
+    watch.ask("2", now + 24 * hour)
+    add(tmp_path, "cat/3")
+    watch = look(watch, tmp_path, now + 25 * hour)
+    watch.end(succeeded=True)
+    watch = look(watch, tmp_path, now + 26 * hour)
+    assert (watch.new, watch.since) == (1, now + 26 * hour), "it has come since"
+
+
 def test_of_fewer_files_none_is_new(tmp_path: Path) -> None:
     add(tmp_path, *(f"cat/{number}" for number in range(5)))
     watch = look(FolderWatch(), tmp_path, time.time())
-    watch.start_anew()
+    succeed(watch)
     for number in range(3):
         (tmp_path / "cat" / str(number)).unlink()
     watch = look(watch, tmp_path, time.time())
@@ -108,10 +134,16 @@ def test_a_table_is_new_when_its_time_is(tmp_path: Path) -> None:
     table.touch()
     watch = look(FolderWatch(), table, time.time())
     assert watch.new == 1
-    watch.start_anew()
+    succeed(watch)
     watch = look(watch, table, time.time())
     assert watch.new == 0
     os.utime(table, ns=(OLD, OLD))
+    watch = look(watch, table, time.time())
+    assert watch.new == 1
+    watch.ask("2", time.time())
+    os.utime(table, ns=(OLD + 1, OLD + 1))
+    watch = look(watch, table, time.time())
+    watch.end(succeeded=True)
     watch = look(look(watch, table, time.time()), table, time.time())
     assert watch.new == 1
 

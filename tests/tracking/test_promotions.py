@@ -276,6 +276,37 @@ def test_a_champion_that_was_deleted(pets: Promotions, client: MlflowClient) -> 
         standing.version(2)
 
 
+def test_a_version_that_was_deleted_before_its_alias_moved(
+    pets: Promotions, client: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decide(pets, "promoted", 1)
+    late = pets.append(pets.read_sound(), decision(pets, "promoted", 2))
+    client.delete_model_version("pets", "2")
+    pets.finish(late)
+    standing = pets.read_sound()
+    assert (standing.champion, standing.lines[-1].decision.why) == (1, "Version 2 was deleted from the registry.")
+    assert "It was interrupted" not in capsys.readouterr().out
+    decide(pets, "promoted", 3)
+    assert aliases(pets) == {"champion": 3, "previous": 1}
+
+
+def test_another_version_with_the_number_of_one_that_was_deleted_does_not_become_champion(
+    tracking: Tracking, client: MlflowClient
+) -> None:
+    pets = Promotions(tracking, "pets")
+
+    def register(digest: str) -> None:
+        client.create_registered_model("pets")
+        client.create_model_version("pets", "file:///nowhere", tags={BUNDLE_DIGEST: digest}, await_creation_for=0)
+
+    register("old")
+    digests = bundle_digests(pets.read().version(1), None)
+    pets.append(pets.read_sound(), replace(decision(pets, "promoted", 1), digests=digests))
+    client.delete_registered_model("pets")
+    register("new")
+    assert pets.read_sound().champion is None
+
+
 def test_a_model_made_anew_has_none_of_the_decisions_on_the_one_that_was_deleted(
     tracking: Tracking, client: MlflowClient
 ) -> None:

@@ -85,7 +85,7 @@ class TestImages:
         split_digest: of images and labels.
         decoding: how the files become pixels, for those who look at them.
         columns: N rows, what there is to slice by; None: nothing.
-        seen: (N,) whether an image trained the champion, or chose its epoch; None: none did.
+        seen: (N,) whether an image trained the champion, or chose its epoch; None: there is none, or nobody knows.
         groups: N names; images of one group are alike. None: each stands alone.
         weights: (N,) float32; None where the data set has none.
     """

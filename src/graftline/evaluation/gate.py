@@ -215,7 +215,9 @@ def _sentence(compared: Compared) -> str:
         )
     if gone:
         parts.append(f"{compared.challenger.name} does not know {', '.join(gone)}")
-    if images.seen is not None and (number := int(images.seen.sum())):
+    if images.seen is None and compared.champion.facts is not None:
+        parts.append(f"which images trained {compared.champion.name} is not known, so that none are left out")
+    elif images.seen is not None and (number := int(images.seen.sum())):
         parts.append(f"{number:,} images that trained {compared.champion.name} are left out")
     if (groups := compared.challenger_given.num_groups) == 1 < count:
         parts.append("all of these are of one group, so that nothing is known of another")

@@ -1,7 +1,7 @@
-"""cron: a line of the user's crontab, in a marked block that nothing else is in.
+"""cron: a line of the user's crontab, between two comments that tell whose it is.
 
 The line is one for ``/bin/sh``, from which cron takes ``%`` for itself unless a backslash stands before it
-(crontab(5)). Its quotes keep all else.
+(crontab(5)). Debian's cron also makes one backslash of two. Its quotes keep all else.
 """
 
 import re
@@ -33,7 +33,8 @@ def cron_line(job: Job, times: Times) -> str:
         *map(shell_word, job.words),
         *(">>", shell_word(str(job.log)), "2>&1"),
     ]
-    command = " ".join(words).replace("%", r"\%")
+    # a backslash stands in single quotes: no sign that cron reads with it may follow
+    command = re.sub(r"\\(?=[\\%])", r"\\''", " ".join(words)).replace("%", r"\%")
     if len(command.encode()) > LONGEST_COMMAND:
         raise UserError(
             f"The command has {len(command.encode()):,} bytes and cron takes {LONGEST_COMMAND}: put the overrides into "
@@ -50,10 +51,10 @@ def cron_block(job: Job, times: Times) -> str:
 def with_block(crontab: str, block: str) -> str:
     """Return a crontab with a block in it, in the place of an earlier one of the same mark, else at the end.
 
-    Every other line stays as it is.
+    Every other line stays as it is, and so does a block of another number of lines, which somebody has changed.
     """
     begin, *_, end = block.splitlines()
-    pattern = rf"^{re.escape(begin)}\n(?:.*\n)*?{re.escape(end)}\n"
+    pattern = rf"^{re.escape(begin)}\n.*\n{re.escape(end)}\n"
     if re.search(pattern, crontab, re.MULTILINE):
         return re.sub(pattern, lambda _: block, crontab, count=1, flags=re.MULTILINE)
     return crontab + ("" if crontab.endswith("\n") or not crontab else "\n") + block
@@ -63,7 +64,7 @@ def without_blocks(crontab: str, directory: str, name: str | None) -> tuple[str,
     """Return a crontab without the blocks of a directory, or the one of a name, and the names of those removed."""
     wanted = r"[\w.-]+" if name is None else re.escape(name)
     mark = rf"# {MARK} (?P<name>{wanted}) in {re.escape(directory)}: "
-    block = re.compile(rf"^{mark}made by.*\n(?:.*\n)*?# {MARK} (?P=name) in {re.escape(directory)}: end\n", re.M)
+    block = re.compile(rf"^{mark}made by.*\n.*\n# {MARK} (?P=name) in {re.escape(directory)}: end\n", re.M)
     return block.sub("", crontab), [match["name"] for match in block.finditer(crontab)]
 
 

@@ -82,7 +82,7 @@ def file_name(job: Job) -> str:
 def install(job: Job, text: str, definitions: Path) -> None:
     """Put a schedule where Dagster finds it; a second time replaces it."""
     home = job.directory / HOME
-    write_text(home / SCHEDULES / file_name(job), text)
+    write_text(home / SCHEDULES / file_name(job), text, private=True)
     shutil.copyfile(definitions / "dagster.yaml", home / "dagster.yaml")
 
 

@@ -5,7 +5,6 @@ systemd.unit(5)). The colon before the program keeps ``$`` as it is (systemd.ser
 """
 
 import os
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -24,8 +23,6 @@ Description=graftline {stage}: {name}
 Type=oneshot
 WorkingDirectory={directory}
 {environment}ExecStart={command}
-StandardOutput=append:{log}
-StandardError=inherit
 TimeoutStartSec={seconds}
 TimeoutStopSec=60
 """
@@ -45,9 +42,9 @@ WantedBy=timers.target
 
 def service_unit(job: Job) -> str:
     """Return the service that runs a job."""
-    words = job.words
-    if re.search(r"""["'\\]""", words[0]):  # signs that systemd allows in arguments only
-        words = ["/bin/sh", "-c", 'exec "$0" "$@"', *words]
+    # a shell, since systemd makes no folder for StandardOutput=append; what it says itself is in the journal
+    script = f'mkdir -p {job.log.parent} && exec "$@" >>"$0" 2>&1'
+    words = [":/bin/sh", "-c", script, str(job.log), *job.words]
     variables = [f"Environment={_quoted(f'{name}={value}')}\n" for name, value in job.variables.items()]
     return SERVICE.format(
         mark=job.mark,
@@ -55,8 +52,7 @@ def service_unit(job: Job) -> str:
         name=job.name,
         directory=_percent(str(job.directory)),
         environment="".join(variables),
-        command=" ".join(map(_quoted, [f":{words[0]}", *words[1:]])),
-        log=_percent(str(job.directory / job.log)),
+        command=" ".join(map(_quoted, words)),
         seconds=job.seconds,
     )
 
@@ -86,9 +82,8 @@ def install(job: Job, times: Times) -> str:
     for file in (folder / name for name in units):
         if file.exists() and not _first_line(file).startswith(f"# {job.mark}: "):
             raise UserError(f"{file} is there and not of this schedule: give this one a name with JobOptions.name.")
-    (job.directory / job.log).parent.mkdir(parents=True, exist_ok=True)
     for name, text in units.items():
-        write_text(folder / name, text)
+        write_text(folder / name, text, private=True)
     timer = f"{job.slug}.timer"
     problem = _systemctl("daemon-reload") or _systemctl("enable", timer) or _systemctl("restart", timer)
     if problem is None:

@@ -10,8 +10,8 @@ one finds the new name taken or the old one gone. What was renamed, a tombstone,
 
 Whether a holder is dead or slow: on the same machine a lock on a file tells at once, which the kernel frees. It does so
 for the same file under the same kernel only, and not for a copy of the file, nor after the machine was started anew or
-cloned. From anywhere else a holder is watched: dead is who does not change the tag for as long as three beats. Clocks
-are asked only whether it is worth to watch: they may differ between machines, or be set back.
+cloned. From anywhere else a holder is watched: alive is who changes the tag within three beats, dead who does not.
+Clocks decide nothing: they may differ between machines, or be set back, and a holder may have died a second ago.
 """
 
 import json
@@ -43,7 +43,6 @@ T = TypeVar("T")
 
 BEAT_SECONDS = 5.0  # between two signs of life
 SILENT_SECONDS = 3 * BEAT_SECONDS  # without one, seen with our own eyes, a holder is dead
-FRESH_SECONDS = 12 * BEAT_SECONDS  # a sign of life that is no older needs no watching
 _POLL_SECONDS = 0.5
 _HOLDER, _BEAT = "graftline.holder", "graftline.beat"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")  # Linux's own, another one at each start of the machine
@@ -195,12 +194,8 @@ class Lease:
         return self._ask(create)
 
     def _lives(self, holder: Holder, beat: str) -> bool:
-        """Tell whether a holder at another place gives signs of life."""
-        if 0 <= time.time() - float(beat.partition(" ")[2]) < FRESH_SECONDS:
-            return True
-        logger.info(
-            f"{self._what} by {holder.sentence} is silent: watching for {SILENT_SECONDS:.0f} s whether it is dead."
-        )
+        """Tell whether a holder at another place gives a sign of life."""
+        logger.info(f"{self._what} by {holder.sentence}: watching for {SILENT_SECONDS:.0f} s at most whether it lives.")
         end = time.monotonic() + SILENT_SECONDS
         while time.monotonic() < end:
             time.sleep(_POLL_SECONDS)

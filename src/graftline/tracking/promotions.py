@@ -177,7 +177,7 @@ class Promotions:
             self._move(standing, line)
             standing = self.read()
             latest = standing.last_change
-            if latest is not None and latest != line and standing.decided is not None:
+            if latest is not None and latest != line and standing.decided in standing.former_champions:
                 self._move(standing, latest)  # others have decided anew while we moved
         else:
             self._note(standing, line, _DONE)

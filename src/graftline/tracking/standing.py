@@ -74,10 +74,13 @@ class Standing:
     def unfinished(self) -> LedgerLine | None:
         """The decision on today's champion that is not noted as done: whoever wrote it did not come as far.
 
-        Its alias was moved or was not; None too where it was moved by hand to a third version.
+        Its alias was moved or was not; None too where it was moved by hand to a third version, or where the version was
+        deleted since, also if another one has its number now.
         """
         line = self.last_change
         if line is None or not line.decision.moves or line.number in self.done:
+            return None
+        if line.decision.after not in self.former_champions:
             return None
         return line if self.champion in (line.decision.before, line.decision.after) else None
 
