@@ -14,7 +14,7 @@ from graftline.augment.crops import check as check_crops
 from graftline.backbones.backbone import Backbone
 from graftline.console import say, warn
 from graftline.data.version import DatasetVersion
-from graftline.errors import UserError, first_line
+from graftline.errors import TooLittleTimeError, UserError, first_line
 from graftline.execution import Execution
 from graftline.features.cut import UncuttableError
 from graftline.freezing.depth import deep_images
@@ -60,6 +60,7 @@ END_SECONDS = 5.0  # table and picture, after the winner's training
 LEAST_TRAINING_SECONDS = 25.0  # of a winner beside the frozen pass: head, bundle, test, report
 SURE_SHARE = 0.8  # of the time left, in which the winner's pass must fit: it is measured once more when it is trained
 PASS_SHARE = 0.5  # of the time that one pass over all images may take, or a candidate is left out
+HEAD_ALONE = "There is no time left but for the head of the winner."
 
 
 @dataclass(frozen=True)
@@ -278,7 +279,7 @@ class Search(Train):
         setup = replace(setup, graft=winner.backbone.build(setup.version.class_names))
         seconds = ledger.left - END_SECONDS
         if not _is_enough(setup, seconds):
-            warn("There is no time left but for the head of the winner.")
+            warn(HEAD_ALONE)
             return winner.train_head(), False
         winner.discard_earlier()
         members, each = self._share(setup, seconds)
@@ -299,6 +300,9 @@ class Search(Train):
 
         try:
             return winner.train(seconds / 60, ends, whole=whole), bool(kept)
+        except TooLittleTimeError:  # its pass is measured anew, and the machine has become slower
+            warn(HEAD_ALONE)
+            return winner.train_head(), False
         except KeyboardInterrupt as interrupt:
             goes_on = "train.resume with the id of its run, which is told above, goes on with it"
             if winner.is_saved and not ends_process(interrupt):
@@ -335,7 +339,8 @@ class Search(Train):
     ) -> tuple[TrainResult, bool]:
         """Train several models of the winner, each for so many seconds, and average them.
 
-        An interrupt averages those that are done; where none is, the head alone is trained.
+        An interrupt averages those that are done, and so does a machine that became slower, where the time does not
+        suffice for another one; where none is done, the head alone is trained.
 
         Returns:
             What was trained, and whether it was interrupted.
@@ -352,17 +357,19 @@ class Search(Train):
         own = {"minutes": seconds / 60, "members": members, "crops": crops}
         try:
             return winner.train_ensemble(MakeEnsemble, own, whole=whole), False
+        except TooLittleTimeError:
+            ended, again = None, ""
         except KeyboardInterrupt as interrupt:
             if winner.is_saved or ends_process(interrupt):
                 raise
+            ended, again = interrupt, " Ctrl-C again ends this, too."
+        why = "There is no time for another model" if ended is None else "Interrupted"
         if not (finished := winner.finished_members):
-            warn("Interrupted: only the head of the winner is trained now. Ctrl-C again ends this, too.")
-            return winner.train_head(), True
-        warn(
-            f"Interrupted: the mean of the models that are trained so far ({len(finished)}) is saved. "
-            "Ctrl-C again ends this, too."
-        )
-        return winner.train_ensemble(MakeEnsemble, {"runs": finished, "crops": crops}, whole=whole), True
+            warn(f"{why}: only the head of the winner is trained now.{again}")
+            return winner.train_head(), ended is not None
+        warn(f"{why}: the mean of the models that are trained so far ({len(finished)}) is saved.{again}")
+        own = {"runs": finished, "crops": crops}
+        return winner.train_ensemble(MakeEnsemble, own, whole=whole), ended is not None
 
 
 def _asks_for_whole(rule: FreezeRule) -> bool:

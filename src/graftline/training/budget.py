@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from graftline.bundle.reference import MOST_IMAGES as MOST_REFERRED
-from graftline.errors import UserError
+from graftline.errors import TooLittleTimeError, UserError
 from graftline.execution import Execution
 from graftline.features.trace import main_logits
 from graftline.freezing.depth import DEEP_BATCH, FORWARD_PER_STEP, MOST_DEEP_EPOCHS, PASSES_PER_STEP
@@ -240,7 +240,7 @@ def check_budget(setup: TrainingSetup, seconds: float, minutes: float, *, freeze
         freezes: whether the freeze rule may freeze layers whose weights are pretrained.
 
     Raises:
-        UserError: it does not; it says what would do.
+        TooLittleTimeError: it does not; it says what would do.
     """
     features, train = setup.features, setup.version.num_images("train")
     validation = min(MOST_VALIDATED, setup.version.num_images("validation"))
@@ -257,7 +257,7 @@ def check_budget(setup: TrainingSetup, seconds: float, minutes: float, *, freeze
             what = f"{LEAST_ROUNDS} rounds, each validated by {validation:,} images, take about {needed:,.0f} s"
     if needed > seconds:
         enough = math.ceil((60 * minutes - seconds + 2 * needed) / 60)
-        raise UserError(
+        raise TooLittleTimeError(
             f"{what}, more than Train.minutes leaves beside start, test and export ({max(0, seconds):,.0f} s): give "
             f"Train.minutes={enough} (the next start need not read the images again, and may do with less), or "
             f"{_shorter_pass(setup)}."
