@@ -104,7 +104,9 @@ class Search(Train):
             self._leave_out_slow(history, setup, ledger, pass_seconds)  # too little time is to leave no run behind
         with self._start_search(setup, files) as run:
             say(f"Run {run.id}; should it be interrupted, search.resume={directory} takes its scores over.")
-            work = Scoring(self.freeze, history, setup, images, ledger, scores, first, pass_seconds)
+            work = Scoring(
+                self.freeze, history, setup, images, ledger, scores, first, pass_seconds, self._check_candidate
+            )
             was_interrupted = work.run(files.checkpoints)
             chosen = choose(history) or left_of(history)[0]
             self._tell_choice(history, chosen, setup, run)
@@ -126,6 +128,10 @@ class Search(Train):
             _require_knowledge(self.backbone)
             self.backbone.check()
 
+    def _check_candidate(self, candidate: Candidate) -> None:
+        """Refuse a candidate that cannot be trained as is asked for, or cannot be saved."""
+        super(Search, replace(self, backbone=candidate.backbone))._check_backbone()
+
     def _with_fitting_networks(self) -> "Search":
         """Return the search with the networks that can be trained as the winner would be, of those named or all here.
 
@@ -145,7 +151,7 @@ class Search(Train):
                 with_it = replace(self, backbone=backbone)
                 if self.backbones:
                     super(Search, with_it)._check_backbone()
-                else:  # whether it can be saved takes seconds to tell: of the many, the winner's training asks
+                else:  # whether it can be saved takes seconds to tell: of the many, the best are asked later on
                     with_it._check_trainable()
                 good.append(backbone)
             except UserError as error:

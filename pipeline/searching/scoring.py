@@ -1,17 +1,17 @@
 """What a search compares before it trains the winner: heads, then the best candidates trained as a whole."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from graftline.console import say, warn
-from graftline.errors import find_cause
+from graftline.errors import UserError, find_cause, first_line
 from graftline.freezing.rule import FreezeRule
 from graftline.freezing.rules import AllButHead
 from graftline.processes import Terminated
 from graftline.search.candidates import Candidate
 from graftline.search.contestant import BuiltCandidate, PassSeconds
-from graftline.search.deeper import choose, train_deeper
+from graftline.search.deeper import choose, finalists, train_deeper
 from graftline.search.halving import first_images
 from graftline.search.history import HEAD, ScoreFiles, SearchHistory
 from graftline.search.ledger import TimeLedger, format_seconds
@@ -36,6 +36,7 @@ class Scoring:
         scores: files of scores.
         first: candidate that is built already.
         pass_seconds: of an image in the frozen pass, predicted.
+        check: raises a UserError for a candidate that cannot be saved as a bundle; it may take seconds.
     """
 
     freeze: FreezeRule
@@ -46,6 +47,7 @@ class Scoring:
     scores: ScoreFiles
     first: BuiltCandidate
     pass_seconds: PassSeconds
+    check: Callable[[Candidate], None]
 
     def run(self, checkpoints: Path) -> bool:
         """Score the candidates, first by their heads, then the best trained as a whole.
@@ -66,6 +68,7 @@ class Scoring:
         built = {self.first.candidate.name: self.first}
         try:
             HeadRounds(*common, built, self.pass_seconds).run(until)
+            self._keep_savable()
             if not isinstance(self.freeze, AllButHead):
                 end = ledger.now + DEEPER_SHARE * ledger.left
                 train_deeper(*common, checkpoints, end, self.pass_seconds)
@@ -73,8 +76,26 @@ class Scoring:
             if ends_process(interrupt) or choose(history) is None:
                 raise
             warn("Interrupted: the head of the best candidate so far is trained. Ctrl-C again ends that too.")
+            self._keep_savable()
             return True
         return False
+
+    def _keep_savable(self) -> None:
+        """Leave out the networks that cannot be saved, until none of those that may win is one of them."""
+        checked = set[str]()
+        while (new := next((one for one in self._may_win() if one.network not in checked), None)) is not None:
+            checked.add(new.network)
+            try:
+                self.check(new)
+            except UserError as error:
+                self.history.leave_out(new.network, first_line(error))
+                warn(f"{new.network} is left out: {first_line(error)}.")
+
+    def _may_win(self) -> Sequence[Candidate]:
+        best = self.history.best_by_head()
+        if best is None or isinstance(self.freeze, AllButHead):
+            return [] if best is None else [best]
+        return [best, *finalists(self.history)]
 
 
 def ends_process(interrupt: KeyboardInterrupt) -> bool:

@@ -5,22 +5,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from omegaconf import OmegaConf
+from timm.models.resnet import ResNet
 from tiny_weights import write_weights
 
+from graftline.evaluation.head_score import HeadScore
+from graftline.freezing.measured import Measured
+from graftline.freezing.rule import FreezeRule
+from graftline.freezing.rules import AllButHead
 from graftline.pipeline.cli import compose
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.search import Search
+from graftline.pipeline.searching.scoring import Scoring
 from graftline.pipeline.searching.winner import Winner
+from graftline.search.contestant import PassSeconds
+from graftline.search.deeper import choose
+from graftline.search.history import ScoredCandidate, ScoreFiles, SearchHistory
 from graftline.search.ledger import TimeLedger
 from graftline.search.options import SearchOptions
+from graftline.search.rounds import TrainingImages
 from graftline.training.budget import check_budget
 from graftline.training.setup import TrainingSetup
 
 WORDS = (
-    "backbone=test_efficientnet",
     "backbone.image_size=32",
     "backbone.weights_dir=weights",
     "data=folder",
@@ -29,7 +40,7 @@ WORDS = (
     "train.workers=0",
     "minutes=3",
 )
-MakeWinner = Callable[[], tuple[Search, Winner, TrainingSetup]]
+MakeWinner = Callable[..., tuple[Search, Winner, TrainingSetup]]
 
 
 @pytest.fixture
@@ -38,8 +49,8 @@ def make_winner(color_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     write_weights(tmp_path / "weights")
 
-    def make() -> tuple[Search, Winner, TrainingSetup]:
-        composed = compose("search", [*WORDS, f"data.path={color_folder}"])
+    def make(backbone: str = "test_efficientnet") -> tuple[Search, Winner, TrainingSetup]:
+        composed = compose("search", [*WORDS, f"data.path={color_folder}", f"backbone={backbone}"])
         files = RunDirectory(tmp_path / "run")
         files.config.parent.mkdir(parents=True)
         OmegaConf.save(composed.config, files.config)
@@ -69,3 +80,28 @@ def test_a_machine_that_becomes_slower_costs_the_depth_and_not_the_model(
     _, was_interrupted = search._train_winner(winner, setup, TimeLedger(180.0), whole=False)
     assert heads == [winner]
     assert not was_interrupted
+
+
+@pytest.mark.parametrize("rule", [Measured(), AllButHead()])
+def test_a_network_that_cannot_be_saved_does_not_win(
+    rule: FreezeRule, make_winner: MakeWinner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next best takes its place, before a network is trained as a whole."""
+    search, _, setup = make_winner("test_resnet,test_efficientnet")
+    search = replace(search._with_fitting_networks(), freeze=rule)
+    history, images = SearchHistory(search._candidates(setup)), TrainingImages.of(setup)
+    files, first = ScoreFiles(tmp_path / "scores", setup.version.digest), search._first(history, setup)
+    for candidate in history.candidates:
+        loss = 0.1 if candidate.network == "test_resnet" else 0.2
+        score = HeadScore(np.full(36, loss) + np.arange(36) / 1e3, np.ones(36), 1.0)
+        files.save(ScoredCandidate(candidate, 36, score, 1.0, 1.0))
+    forward = ResNet.forward_features  # ONNX has no Bessel functions
+    monkeypatch.setattr(ResNet, "forward_features", lambda self, x: torch.special.bessel_j0(forward(self, x)))
+    monkeypatch.setattr("graftline.backbones.families.TRIED", frozenset({"efficientnet"}))
+    known = history, setup, images, TimeLedger(180.0), files, first, PassSeconds(0.0, 1e-12)
+    assert not Scoring(search.freeze, *known, search._check_candidate).run(tmp_path / "checkpoints")
+    chosen = choose(history)
+    assert chosen is not None
+    assert chosen.network == "test_efficientnet"
+    assert "cannot be written as ONNX" in history.outcomes["test_resnet 32 px"]
+    assert {one.candidate.network for one in history.scored} == {"test_efficientnet"}

@@ -82,6 +82,13 @@ class SearchHistory:
         largest = [one for one in heads if one.images == most]
         return min(largest, key=lambda one: one.score.log_loss).candidate if largest else None
 
+    def leave_out(self, network: str, why: str) -> None:
+        """Forget the scores of a network that cannot be taken, at any size."""
+        names = {one.name for one in self.candidates if one.network == network}
+        self.outcomes |= dict.fromkeys(names, why)
+        self.scored = [one for one in self.scored if one.candidate.name not in names]
+        self.verdicts = [verdict for verdict in self.verdicts if verdict.name not in names]
+
     def difference(self, name: str, chosen: str, depth: Depth = HEAD) -> Difference | None:
         """Return how much more log loss a candidate has than the chosen one, in the last round that both were in."""
         by_number = {len(one.score.losses): one for one in self._scores(name, depth)}
