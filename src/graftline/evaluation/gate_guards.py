@@ -160,7 +160,7 @@ def _parts(compared: Compared, class_recall: float, slice_accuracy: float) -> It
             yield _Part(CLASS, name, name, compared.labels == name, class_recall)
     if compared.images.columns is not None:
         columns = compared.images.columns[compared.rows].reset_index(drop=True)
-        for column, value, rows, _ in cut(columns):
+        for column, value, rows in cut(columns):
             yield _Part(SLICE, f"{column} {value}", f"{column} {value.split(' (')[0]}", rows, slice_accuracy)
 
 

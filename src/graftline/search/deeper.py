@@ -195,6 +195,11 @@ def choose(history: SearchHistory) -> Candidate | None:
 
 
 def is_chosen_as_whole(history: SearchHistory, chosen: Candidate) -> bool:
-    """Tell whether a candidate was chosen by its training as a whole, and not by its head."""
+    """Tell whether a candidate was chosen by its training as a whole, or was clearly better so than by its head."""
     by_head = history.best_by_head()
-    return by_head is not None and chosen is not by_head
+    if by_head is None or chosen is not by_head:
+        return by_head is not None
+    whole, head = (history.last(chosen.name, depth) for depth in (WHOLE, HEAD))
+    if whole is None or head is None:
+        return False
+    return Difference.of_independent(whole.score.losses, head.score.losses).is_below_zero
