@@ -114,9 +114,17 @@ class Winner:
         return self._run(TRAIN_FOLDER, {**changes, "minutes": minutes}, {**configured, "minutes": minutes}, kind)
 
     def train_head(self) -> TrainResult:
-        """Train its head alone, in seconds where the activations are there; test, track and register that."""
+        """Train its head alone, in seconds where the activations are there; test, track and register that.
+
+        It is trained on activations of plain images, as it was scored, since one on images would take its epochs.
+        """
         changes, configured = self._freeze(AllButHead)
-        return self._run(HEAD_FOLDER, {**changes, "minutes": None}, {**configured, "minutes": None})
+        cached, unmixed = {"cache": True, "views": 0}, {"mixup_alpha": 0.0, "cutmix_alpha": 0.0}
+        features, recipe = replace(self.search.features, **cached), replace(self.search.train, **unmixed)
+        changes |= {"minutes": None, "features": features, "train": recipe}
+        configured |= {"minutes": None, **{f"features.{key}": value for key, value in cached.items()}}
+        configured |= {f"train.{key}": value for key, value in unmixed.items()}
+        return self._run(HEAD_FOLDER, changes, configured)
 
     def _freeze(self, rule: type[AllButHead | Nothing]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return another freeze rule in place of the search's, as a change of the stage and of its configuration."""

@@ -22,6 +22,8 @@ from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.search import Search
 from graftline.pipeline.searching.scoring import Scoring
 from graftline.pipeline.searching.winner import Winner
+from graftline.pipeline.stage import StageResult
+from graftline.pipeline.train import Train
 from graftline.search.contestant import PassSeconds
 from graftline.search.deeper import choose
 from graftline.search.history import ScoredCandidate, ScoreFiles, SearchHistory
@@ -30,6 +32,7 @@ from graftline.search.options import SearchOptions
 from graftline.search.rounds import TrainingImages
 from graftline.training.budget import check_budget
 from graftline.training.setup import TrainingSetup
+from graftline.training.source_decision import head_is_live
 
 WORDS = (
     "backbone.image_size=32",
@@ -49,8 +52,8 @@ def make_winner(color_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     write_weights(tmp_path / "weights")
 
-    def make(backbone: str = "test_efficientnet") -> tuple[Search, Winner, TrainingSetup]:
-        composed = compose("search", [*WORDS, f"data.path={color_folder}", f"backbone={backbone}"])
+    def make(backbone: str = "test_efficientnet", *words: str) -> tuple[Search, Winner, TrainingSetup]:
+        composed = compose("search", [*WORDS, f"data.path={color_folder}", f"backbone={backbone}", *words])
         files = RunDirectory(tmp_path / "run")
         files.config.parent.mkdir(parents=True)
         OmegaConf.save(composed.config, files.config)
@@ -105,3 +108,25 @@ def test_a_network_that_cannot_be_saved_does_not_win(
     assert chosen.network == "test_efficientnet"
     assert "cannot be written as ONNX" in history.outcomes["test_resnet 32 px"]
     assert {one.candidate.network for one in history.scored} == {"test_efficientnet"}
+
+
+def test_the_head_alone_is_trained_on_cached_activations_whatever_was_configured(
+    make_winner: MakeWinner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixed = "train.mixup_alpha=0.2", "train.cutmix_alpha=1.0", "train.label_smoothing=0.1"
+    _, winner, setup = make_winner("test_efficientnet", "features=live", "features.views=3", *mixed)
+    ran: list[Train] = []
+
+    def run(training: Train, _: Path) -> StageResult:
+        ran.append(training)
+        return StageResult()
+
+    monkeypatch.setattr(Train, "run", run)
+    winner.train_head()
+    (stage,) = ran
+    assert not head_is_live(replace(setup, features=stage.features, recipe=stage.train))
+    assert stage.features.views == 0
+    assert stage.train.label_smoothing == 0.1
+    config = OmegaConf.load(winner.directory / "head" / ".hydra" / "config.yaml")
+    assert (config.features.cache, config.features.views, config.minutes) == (True, 0, None)
+    assert (config.train.mixup_alpha, config.train.cutmix_alpha) == (0.0, 0.0)
