@@ -98,7 +98,7 @@ class Search(Train):
         with ledger.spend("images, networks"):
             setup = self._prepare(execution, files)
             scores = self._score_files(setup, files)
-            history, images = SearchHistory(self._candidates(setup)), TrainingImages.of(setup)
+            history, images = SearchHistory(self._candidates(setup)), TrainingImages.of(setup.version)
             first = self._first(history, setup)
             pass_seconds = first.pass_seconds(images.samples)
             self._leave_out_slow(history, setup, ledger, pass_seconds)  # too little time is to leave no run behind

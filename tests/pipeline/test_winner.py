@@ -92,7 +92,7 @@ def test_a_network_that_cannot_be_saved_does_not_win(
     """The next best takes its place, before a network is trained as a whole."""
     search, _, setup = make_winner("test_resnet,test_efficientnet")
     search = replace(search._with_fitting_networks(), freeze=rule)
-    history, images = SearchHistory(search._candidates(setup)), TrainingImages.of(setup)
+    history, images = SearchHistory(search._candidates(setup)), TrainingImages.of(setup.version)
     files, first = ScoreFiles(tmp_path / "scores", setup.version.digest), search._first(history, setup)
     for candidate in history.candidates:
         loss = 0.1 if candidate.network == "test_resnet" else 0.2

@@ -127,7 +127,7 @@ def test_those_that_heads_cannot_tell_apart_are_trained(
     setup: TrainingSetup, larger: DatasetVersion, history: SearchHistory, tmp_path: Path
 ) -> None:
     setup = replace(setup, version=larger)
-    images, ledger = TrainingImages.of(setup), TimeLedger(60.0)
+    images, ledger = TrainingImages.of(setup.version), TimeLedger(60.0)
     files = ScoreFiles(tmp_path / "scores", setup.version.digest)
     train_deeper(
         setup, history, images, ledger, files, tmp_path / "fits", until=20.0, pass_seconds=PassSeconds(0.03, 1e-12)
@@ -164,7 +164,7 @@ def test_too_few_to_hold_out_choose_nothing(
     setup: TrainingSetup, history: SearchHistory, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    files, seen = ScoreFiles(tmp_path / "scores", setup.version.digest), TrainingImages.of(setup)
+    files, seen = ScoreFiles(tmp_path / "scores", setup.version.digest), TrainingImages.of(setup.version)
     train_deeper(setup, history, seen, TimeLedger(60.0), files, tmp_path / "fits", 20.0, PassSeconds(0.1, 1e-12))
     assert all(one.depth == HEAD for one in history.scored)
     assert "Too few training images to hold out some and compare the best 2 trained as a whole" in caplog.text
@@ -180,7 +180,7 @@ def test_without_time_the_heads_decide(
 ) -> None:
     setup = replace(setup, version=larger)
     files = ScoreFiles(tmp_path / "scores", setup.version.digest)
-    images = TrainingImages.of(setup)
+    images = TrainingImages.of(setup.version)
     train_deeper(
         setup,
         history,

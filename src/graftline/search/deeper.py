@@ -16,6 +16,7 @@ from graftline.data.folds import assign_folds
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
 from graftline.evaluation.head_score import HeadScore
+from graftline.evaluation.subset import with_rare_first
 from graftline.features.key import view_key
 from graftline.files import digest
 from graftline.freezing.depth import MOST_DEEP_EPOCHS, deep_plan
@@ -23,7 +24,7 @@ from graftline.freezing.evidence import too_few_to_choose
 from graftline.freezing.measurement import BoundaryTrial, Difference
 from graftline.search.candidates import Candidate
 from graftline.search.contestant import PassSeconds
-from graftline.search.halving import FIRST_IMAGES
+from graftline.search.halving import FIRST_IMAGES, least_of_class
 from graftline.search.history import HEAD, WHOLE, ScoredCandidate, ScoreFiles, SearchHistory
 from graftline.search.ledger import TimeLedger
 from graftline.search.rounds import TrainingImages
@@ -35,20 +36,25 @@ from graftline.training.trial import Trials
 logger = logging.getLogger(__name__)
 
 SAME_TIME = 0.1  # scores of trainings whose times differ by no more than this share are compared
+LEAST_HELD_OUT = 25  # images of each class, as far as the fold has them
 MOST_CANDIDATES = 3  # that are trained: the time of each is that of all divided by their number
 
 
 def hold_out(version: DatasetVersion, images: TrainingImages) -> DatasetVersion:
     """Return a version of the training images alone: a fold is its validation split, the others its training split.
 
-    It is the fold of the most groups: the images of one large group say little of others.
+    It is the fold of the most groups: the images of one large group say little of others. Of a rare class as many are
+    held out as there are, up to 25.
     """
     folds = assign_folds(images.samples.labels, images.groups)
     groups = np.array(images.groups)
     held = int(np.argmax([len(np.unique(groups[folds == fold])) for fold in range(folds.max() + 1)]))
     splits = {sha256: "train" for sha256, fold in zip(images.samples.sha256, folds, strict=True) if fold != held}
-    held_out = [sha256 for sha256, fold in zip(images.samples.sha256, folds, strict=True) if fold == held]
-    return version.divided({**dict.fromkeys(held_out[:FIRST_IMAGES], "validation"), **splits})
+    rows = np.flatnonzero(folds == held)
+    least = least_of_class(LEAST_HELD_OUT, FIRST_IMAGES, images.num_classes)
+    rows = rows[with_rare_first(images.samples.labels[rows], FIRST_IMAGES, least)][:FIRST_IMAGES]
+    held_out = [images.samples.sha256[row] for row in rows.tolist()]
+    return version.divided({**dict.fromkeys(held_out, "validation"), **splits})
 
 
 def train_deeper(
@@ -102,6 +108,7 @@ def train_deeper(
                 )
             if scored is None:
                 continue
+            scored = replace(scored, score=_weighed(scored.score, version, images))
             files.save(scored)
         history.scored.append(scored)
         logger.info(scored.line())
@@ -157,6 +164,13 @@ def _train(
         return None
     score = HeadScore(trial.losses, trial.hits, 0.0)
     return ScoredCandidate(candidate, trial.trained_images, score, ledger.now - start, ledger.now, WHOLE, seconds)
+
+
+def _weighed(score: HeadScore, version: DatasetVersion, images: TrainingImages) -> HeadScore:
+    """Return the score of the held-out images as one in which each class counts by its share of all."""
+    labels = version.samples("validation").labels
+    weights = images.weights(labels)[labels]
+    return replace(score, losses=score.losses * weights, hits=score.hits * weights)
 
 
 def _fit(

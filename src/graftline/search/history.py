@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -18,6 +18,7 @@ from graftline.search.halving import RoundVerdict
 
 Depth = Literal["head", "whole"]
 HEAD, WHOLE = get_args(Depth)
+FORMAT = 2  # of scores on disk; raise it when other images are scored, or in another way
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ class ScoreFiles:
             np.savez(
                 temporary,
                 allow_pickle=False,
+                format=FORMAT,
                 digest=self.digest,
                 images=scored.images,
                 losses=score.losses,
@@ -145,7 +147,7 @@ class ScoreFiles:
             contextlib.suppress(OSError, KeyError, ValueError, BadZipFile),
             np.load(path, allow_pickle=False) as file,
         ):
-            if str(file["digest"]) == self.digest:
+            if self._is_own(file):
                 score = HeadScore(file["losses"], file["hits"], float(file["strength"]))
                 seconds, allowed = float(file["seconds"]), float(file["allowed"])
                 return ScoredCandidate(candidate, int(file["images"]), score, seconds, at, depth, allowed)
@@ -164,8 +166,11 @@ class ScoreFiles:
         if depth == WHOLE and recipe != self.recipe:
             return False
         with contextlib.suppress(OSError, KeyError, ValueError, BadZipFile), np.load(path, allow_pickle=False) as file:
-            return str(file["digest"]) == self.digest
+            return self._is_own(file)
         return False
+
+    def _is_own(self, file: Mapping[str, np.ndarray]) -> bool:
+        return int(file["format"]) == FORMAT and str(file["digest"]) == self.digest
 
     def _path(self, candidate: Candidate, depth: Depth, images: int) -> Path:
         return self.directory / f"{candidate.key}-{depth}-{images if depth == HEAD else self.recipe}.npz"
