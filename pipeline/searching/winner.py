@@ -119,11 +119,11 @@ class Winner:
         It is trained on activations of plain images, as it was scored, since one on images would take its epochs.
         """
         changes, configured = self._freeze(AllButHead)
-        cached, unmixed = {"cache": True, "views": 0}, {"mixup_alpha": 0.0, "cutmix_alpha": 0.0}
-        features, recipe = replace(self.search.features, **cached), replace(self.search.train, **unmixed)
+        features = replace(self.search.features, cache=True, views=0)
+        recipe = replace(self.search.train, mixup_alpha=0.0, cutmix_alpha=0.0)
         changes |= {"minutes": None, "features": features, "train": recipe}
-        configured |= {"minutes": None, **{f"features.{key}": value for key, value in cached.items()}}
-        configured |= {f"train.{key}": value for key, value in unmixed.items()}
+        configured |= {"minutes": None, "features.cache": True, "features.views": 0}
+        configured |= {"train.mixup_alpha": 0.0, "train.cutmix_alpha": 0.0}
         return self._run(HEAD_FOLDER, changes, configured)
 
     def _freeze(self, rule: type[AllButHead | Nothing]) -> tuple[dict[str, Any], dict[str, Any]]:
