@@ -6,8 +6,9 @@ from pathlib import Path
 
 from graftline.console import say, warn
 from graftline.errors import UserError, find_cause, first_line
+from graftline.freezing.measured import Measured
 from graftline.freezing.rule import FreezeRule
-from graftline.freezing.rules import AllButHead
+from graftline.freezing.rules import Nothing
 from graftline.processes import Terminated
 from graftline.search.candidates import Candidate
 from graftline.search.contestant import BuiltCandidate, PassSeconds
@@ -28,7 +29,7 @@ class Scoring:
     """The comparisons of a search.
 
     Attributes:
-        freeze: rule of the winner's training; where its head alone is trained, nothing is trained as a whole.
+        freeze: rule of the winner's training; one by which no winner is trained as a whole compares none so.
         history: takes what is found.
         setup: of a training on the images.
         images: that are scored.
@@ -69,7 +70,7 @@ class Scoring:
         try:
             HeadRounds(*common, built, self.pass_seconds).run(until)
             self._keep_savable()
-            if not isinstance(self.freeze, AllButHead):
+            if self._compares_whole:
                 end = ledger.now + DEEPER_SHARE * ledger.left
                 train_deeper(*common, checkpoints, end, self.pass_seconds)
         except KeyboardInterrupt as interrupt:
@@ -79,6 +80,10 @@ class Scoring:
             self._keep_savable()
             return True
         return False
+
+    @property
+    def _compares_whole(self) -> bool:
+        return isinstance(self.freeze, Nothing | Measured)
 
     def _keep_savable(self) -> None:
         """Leave out the networks that cannot be saved, until none of those that may win is one of them."""
@@ -93,7 +98,7 @@ class Scoring:
 
     def _may_win(self) -> Sequence[Candidate]:
         best = self.history.best_by_head()
-        if best is None or isinstance(self.freeze, AllButHead):
+        if best is None or not self._compares_whole:
             return [] if best is None else [best]
         return [best, *finalists(self.history)]
 

@@ -16,10 +16,11 @@ from tiny_weights import write_weights
 from graftline.evaluation.head_score import HeadScore
 from graftline.freezing.measured import Measured
 from graftline.freezing.rule import FreezeRule
-from graftline.freezing.rules import AllButHead
+from graftline.freezing.rules import FirstStages
 from graftline.pipeline.cli import compose
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.search import Search
+from graftline.pipeline.searching import scoring
 from graftline.pipeline.searching.scoring import Scoring
 from graftline.pipeline.searching.winner import Winner
 from graftline.pipeline.stage import StageResult
@@ -85,7 +86,7 @@ def test_a_machine_that_becomes_slower_costs_the_depth_and_not_the_model(
     assert not was_interrupted
 
 
-@pytest.mark.parametrize("rule", [Measured(), AllButHead()])
+@pytest.mark.parametrize("rule", [Measured(), FirstStages(number=1)])
 def test_a_network_that_cannot_be_saved_does_not_win(
     rule: FreezeRule, make_winner: MakeWinner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,7 +103,10 @@ def test_a_network_that_cannot_be_saved_does_not_win(
     monkeypatch.setattr(ResNet, "forward_features", lambda self, x: torch.special.bessel_j0(forward(self, x)))
     monkeypatch.setattr("graftline.backbones.families.TRIED", frozenset({"efficientnet"}))
     known = history, setup, images, TimeLedger(180.0), files, first, PassSeconds(0.0, 1e-12)
+    compared: list[SearchHistory] = []
+    monkeypatch.setattr(scoring, "train_deeper", lambda _, history, *__: compared.append(history))
     assert not Scoring(search.freeze, *known, search._check_candidate).run(tmp_path / "checkpoints")
+    assert bool(compared) is isinstance(rule, Measured), "only what may be trained as a whole is compared so"
     chosen = choose(history)
     assert chosen is not None
     assert chosen.network == "test_efficientnet"
