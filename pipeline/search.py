@@ -32,17 +32,17 @@ from graftline.pipeline.searching.result import (
     print_trials,
     summarize_search,
 )
-from graftline.pipeline.searching.scoring import Scoring, ends_process, left_of
+from graftline.pipeline.searching.scoring import Scoring, ends_process, leave_out_slow, left_of
 from graftline.pipeline.searching.winner import Winner
 from graftline.pipeline.train import Train
 from graftline.pipeline.training.result import TrainResult
 from graftline.report.search_figure import search_figure
 from graftline.report.style import save
 from graftline.search.candidates import Candidate, find_backbones, list_candidates
-from graftline.search.contestant import BuiltCandidate, PassSeconds
+from graftline.search.contestant import BuiltCandidate
 from graftline.search.deeper import choose, digest_recipe, is_chosen_as_whole
 from graftline.search.history import ScoreFiles, SearchHistory
-from graftline.search.ledger import TimeLedger, format_seconds, nice_minutes
+from graftline.search.ledger import TimeLedger, format_seconds
 from graftline.search.options import SearchOptions
 from graftline.search.rounds import PREPARE_SECONDS, TrainingImages
 from graftline.tracking.names import STAGE
@@ -57,9 +57,7 @@ logger = logging.getLogger(__name__)
 
 START_SECONDS = 5.0  # imports and configuration, before the stage runs
 END_SECONDS = 5.0  # table and picture, after the winner's training
-LEAST_TRAINING_SECONDS = 25.0  # of a winner beside the frozen pass: head, bundle, test, report
 SURE_SHARE = 0.8  # of the time left, in which the winner's pass must fit: it is measured once more when it is trained
-PASS_SHARE = 0.5  # of the time that one pass over all images may take, or a candidate is left out
 HEAD_ALONE = "There is no time left but for the head of the winner."
 
 
@@ -101,7 +99,7 @@ class Search(Train):
             history, images = SearchHistory(self._candidates(setup)), TrainingImages.of(setup.version)
             first = self._first(history, setup)
             pass_seconds = first.pass_seconds(images.samples)
-            self._leave_out_slow(history, setup, ledger, pass_seconds)  # too little time is to leave no run behind
+            leave_out_slow(history, setup.version, ledger, pass_seconds)  # too little time is to leave no run behind
         with self._start_search(setup, files) as run:
             say(f"Run {run.id}; should it be interrupted, search.resume={directory} takes its scores over.")
             work = Scoring(
@@ -214,33 +212,6 @@ class Search(Train):
             except UncuttableError as error:
                 history.outcomes[candidate.name] = f"not tried: {error}"
         raise UserError("None of these networks can be divided into a frozen part and a head: train one of them.")
-
-    def _leave_out_slow(
-        self, history: SearchHistory, setup: TrainingSetup, ledger: TimeLedger, pass_seconds: PassSeconds
-    ) -> None:
-        """Leave out the candidates whose pass over all images would take too much of the time.
-
-        Raises:
-            UserError: that is all of them.
-        """
-        images = sum(sum(classes.values()) for classes in setup.version.counts().values())
-        passes = {
-            one.name: images * pass_seconds.of(one) for one in history.candidates if one.name not in history.outcomes
-        }
-        fastest = min(passes, key=passes.__getitem__)
-        if passes[fastest] + LEAST_TRAINING_SECONDS > ledger.left:
-            enough = nice_minutes(ledger.budget - ledger.left + (passes[fastest] + LEAST_TRAINING_SECONDS) / PASS_SHARE)
-            raise UserError(
-                f"{self.minutes:g} minute{'s are' if self.minutes != 1 else ' is'} not enough for {images:,} images: "
-                f"one pass of {fastest}, the fastest, takes about {format_seconds(passes[fastest])}; give "
-                f"Search.minutes={enough}."
-            )
-        limit = max(PASS_SHARE * ledger.left, passes[fastest])
-        for name, seconds in passes.items():
-            if seconds > limit:
-                history.outcomes[name] = (
-                    f"not tried, as one pass over all images would take more than {format_seconds(limit)}"
-                )
 
     def _tell_choice(self, history: SearchHistory, chosen: Candidate, setup: TrainingSetup, run: "Run") -> None:
         """Print and log what was tried."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graftline.console import say, warn
+from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, find_cause, first_line
 from graftline.freezing.measured import Measured
 from graftline.freezing.rule import FreezeRule
@@ -15,12 +16,15 @@ from graftline.search.contestant import BuiltCandidate, PassSeconds
 from graftline.search.deeper import choose, finalists, train_deeper
 from graftline.search.halving import first_images
 from graftline.search.history import HEAD, ScoreFiles, SearchHistory
-from graftline.search.ledger import TimeLedger, format_seconds
+from graftline.search.ledger import TimeLedger, format_seconds, nice_minutes
 from graftline.search.rounds import PREPARE_SECONDS, HeadRounds, TrainingImages
+from graftline.training.budget import MOST_VALIDATED
 from graftline.training.forecast import EXPORT_SECONDS
 from graftline.training.setup import TrainingSetup
 
 SCORING_SHARE = 1 / 3  # of the time, for heads; a training for half as long is worth less than a good choice
+LEAST_TRAINING_SECONDS = 25.0  # of a winner beside the frozen pass: head, bundle, test, report
+PASS_SHARE = 0.5  # of the time that one pass over all images may take, or a candidate is left out
 DEEPER_SHARE = 0.25  # of what is then left, to compare the best of them trained as a whole
 
 
@@ -133,3 +137,31 @@ def no_rounds(
             f"{format_seconds(max(seconds, 0))} that a search may take of this time"
         )
     return None
+
+
+def leave_out_slow(
+    history: SearchHistory, version: DatasetVersion, ledger: TimeLedger, pass_seconds: PassSeconds
+) -> None:
+    """Leave out the candidates whose pass over all images that a training needs would take too much of the time.
+
+    Raises:
+        UserError: that is all of them.
+    """
+    minutes = ledger.budget / 60
+    numbers = {split: sum(classes.values()) for split, classes in version.counts().items()}
+    images = sum({**numbers, "validation": min(MOST_VALIDATED, numbers["validation"])}.values())
+    passes = {one.name: images * pass_seconds.of(one) for one in history.candidates if one.name not in history.outcomes}
+    fastest = min(passes, key=passes.__getitem__)
+    if passes[fastest] + LEAST_TRAINING_SECONDS > ledger.left:
+        enough = nice_minutes(ledger.budget - ledger.left + (passes[fastest] + LEAST_TRAINING_SECONDS) / PASS_SHARE)
+        raise UserError(
+            f"{minutes:g} minute{'s are' if minutes != 1 else ' is'} not enough for {images:,} images: "
+            f"one pass of {fastest}, the fastest, takes about {format_seconds(passes[fastest])}; give "
+            f"Search.minutes={enough}."
+        )
+    limit = max(PASS_SHARE * ledger.left, passes[fastest])
+    for name, seconds in passes.items():
+        if seconds > limit:
+            history.outcomes[name] = (
+                f"not tried, as one pass over all images would take more than {format_seconds(limit)}"
+            )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import albumentations
 import numpy as np
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -22,7 +23,7 @@ from graftline.evaluation.head_score import HeadScore
 from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.pipeline.search import _is_enough
-from graftline.pipeline.searching.scoring import no_rounds
+from graftline.pipeline.searching.scoring import leave_out_slow, no_rounds
 from graftline.search import deeper, rounds
 from graftline.search.candidates import Candidate
 from graftline.search.contestant import PassSeconds
@@ -216,6 +217,19 @@ def test_two_candidates_are_compared_where_there_is_time_or_their_scores_are_kno
     for one in history.scored:
         files.save(one)
     assert no_rounds(history.candidates, images(version), fast, files, seconds=5.0) is None
+
+
+def test_no_more_validation_images_count_than_a_training_looks_at(
+    version: DatasetVersion, history: SearchHistory
+) -> None:
+    table = version.table()
+    validation = table[table["split"] == "validation"]
+    many = version._with_table(pd.concat([table, *[validation] * 999], ignore_index=True))  # 9,000 images
+    ledger, tenth = TimeLedger(720.0), PassSeconds(0.1, 0.0)
+    leave_out_slow(history, many, ledger, tenth)  # those 2,000 and 48 others take 205 s
+    assert not history.outcomes
+    with pytest.raises(UserError, match=r"^12 minutes are not enough for 2,048 images: .* give Search.minutes=45\.$"):
+        leave_out_slow(history, many, ledger, PassSeconds(0.5, 0.0))
 
 
 def test_scores_that_are_taken_over_count_however_short_the_time_is(
