@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,7 @@ from graftline.search.options import SearchOptions
 from graftline.search.rounds import PREPARE_SECONDS, TrainingImages
 from graftline.tracking.names import STAGE
 from graftline.training.budget import average_seconds, check_budget, end_seconds, seconds_per_image
+from graftline.training.forecast import time_pass
 from graftline.training.setup import TrainingSetup
 from graftline.training.trainer import check_spread
 
@@ -171,7 +173,9 @@ class Search(Train):
         backbones = [one.for_aspect(aspect) for one in self.backbones]
         table = setup.version.table().query("split == 'train'")
         shorter_side = float(table[["width", "height"]].min(axis=1).median())
-        candidates = list_candidates(backbones, self.backbone.name, shorter_side)
+        # more multiply-adds at a time are faster ones on a GPU, so that each network is measured there
+        measure = partial(time_pass, execution=setup.execution) if setup.execution.is_cuda else None
+        candidates = list_candidates(backbones, self.backbone.name, shorter_side, measure)
         networks = {one.network for one in candidates}
         sides = sorted({one.side for one in candidates})
         say(f"{len(candidates)} candidates: {', '.join(sorted(networks))}; images of {', '.join(map(str, sides))} px.")

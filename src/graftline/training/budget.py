@@ -23,7 +23,7 @@ from graftline.freezing.depth import DEEP_BATCH, FORWARD_PER_STEP, MOST_DEEP_EPO
 from graftline.freezing.evidence import most_validated
 from graftline.freezing.plan import FreezePlan
 from graftline.training.allocator import freed_memory_kept
-from graftline.training.forecast import decode_seconds, reduced_jpeg_side
+from graftline.training.forecast import autocast, decode_seconds, reduced_jpeg_side
 from graftline.training.memory_format import memory_format
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import head_is_live
@@ -37,7 +37,6 @@ OVERHEAD_SECONDS = 15.0  # of start, export, figures and tracking
 MOST_CALIBRATED = 2_000  # validation images that a bundle classifies for its calibration
 VALIDATION_SHARE = 0.25  # of the time that validations may take
 STEPS, TIMED_BATCH = 2, 16  # that are timed, after one that warms up; images of each on a CPU
-HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}  # Lightning's names of precisions
 
 
 _measured: "weakref.WeakKeyDictionary[nn.Module, float]" = weakref.WeakKeyDictionary()
@@ -99,11 +98,10 @@ def _time_steps(network: nn.Module, shape: tuple[int, ...], setup: TrainingSetup
     if inputs.ndim == 4:
         inputs = inputs.contiguous(memory_format=layout)
     forked = torch.random.fork_rng(devices=[device] if execution.is_cuda else [])  # dropout draws lots
-    autocast = torch.autocast(device.type, HALF.get(execution.precision), execution.precision in HALF)
     with freed_memory_kept(), forked:
         for _ in range(1 + STEPS):
             start = time.perf_counter()
-            with autocast:
+            with autocast(execution):
                 loss = functional.cross_entropy(main_logits(network(inputs)), labels)
             loss.backward()  # type: ignore[no-untyped-call]  # as torch has it
             if device.type != "cpu":
