@@ -149,6 +149,9 @@ def test_those_that_heads_cannot_tell_apart_are_trained(
     again = SearchHistory(history.candidates, [], {}, history.verdicts)  # a little more time: nothing is trained anew
     train_deeper(setup, again, images, TimeLedger(60.0), files, tmp_path / "fits", 21.0, PassSeconds(0.0, 1e-12))
     assert [one.seconds for one in again.scored] == [one.seconds for one in whole]
+    less = SearchHistory(history.candidates, [], {}, history.verdicts)  # nor where the time would not suffice for it
+    train_deeper(setup, less, images, TimeLedger(60.0), files, tmp_path / "fits", 2.0, PassSeconds(0.0, 1.0))
+    assert [one.seconds for one in less.scored] == [one.seconds for one in whole]
 
 
 def test_a_recipe_is_known_by_what_a_training_depends_on(setup: TrainingSetup) -> None:

@@ -87,14 +87,18 @@ def train_deeper(
         logger.info(f"Too few training images to hold out some and compare the best {len(left)} trained as a whole.")
         return
     each = (until - ledger.now) / len(left)
-    first = min(FIRST_IMAGES, len(images))
-    affordable = [one for one in left if first * pass_seconds.of_step(one) <= each]
-    if not affordable or affordable == [history.best_by_head()]:  # which alone would be compared with nothing
-        logger.info(f"No time to compare the best {len(left)} trained as a whole: their heads decide.")
-        return
-    left, each = affordable, (until - ledger.now) / len(affordable)
     known = {one.name: found for one in left if (found := files.load(one, WHOLE, 0, ledger.now)) is not None}
-    each = _as_before([one.allowed for one in known.values()], each)
+    allowed = [one.allowed for one in known.values()]
+    if len(known) == len(left) and _are_as_long(allowed, each):
+        each = allowed[0]
+    else:
+        first = min(FIRST_IMAGES, len(images))
+        affordable = [one for one in left if first * pass_seconds.of_step(one) <= each]
+        if not affordable or affordable == [history.best_by_head()]:  # which alone would be compared with nothing
+            logger.info(f"No time to compare the best {len(left)} trained as a whole: their heads decide.")
+            return
+        left, each = affordable, (until - ledger.now) / len(affordable)
+        each = _as_before([known[one.name].allowed for one in left if one.name in known], each)
     logger.info(
         f"Comparing {', '.join(one.name for one in left)}, trained as a whole, {each:.0f} s each, on "
         f"{version.num_images('validation'):,} training images that are held out:"
@@ -130,6 +134,15 @@ def _as_before(allowed: Sequence[float], each: float) -> float:
     (25.0, 300.0, 30.0)
     """
     return next((seconds for seconds in allowed if each / 2 <= seconds <= each), each)
+
+
+def _are_as_long(allowed: Sequence[float], each: float) -> bool:
+    """Tell whether trainings that are there were as long as each other, and not too short for what there is now.
+
+    >>> _are_as_long([25.0, 25.5], 10.0), _are_as_long([25.0, 40.0], 10.0), _are_as_long([25.0, 25.0], 60.0)
+    (True, False, False)
+    """
+    return max(allowed) - min(allowed) <= SAME_TIME * allowed[0] and min(allowed) >= each / 2
 
 
 def finalists(history: SearchHistory) -> Sequence[Candidate]:
