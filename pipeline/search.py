@@ -26,7 +26,6 @@ from graftline.freezing.spare_time import WORTH_TRAINING
 from graftline.pipeline.ensemble import MakeEnsemble
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.searching.result import (
-    IN_LAST_ROUND,
     Found,
     SearchResult,
     log_search,
@@ -34,6 +33,7 @@ from graftline.pipeline.searching.result import (
     summarize_search,
 )
 from graftline.pipeline.searching.scoring import Scoring, ends_process, leave_out_slow, left_of
+from graftline.pipeline.searching.trial_runs import TrialRuns
 from graftline.pipeline.searching.winner import Winner
 from graftline.pipeline.train import Train
 from graftline.pipeline.training.result import TrainResult
@@ -107,9 +107,15 @@ class Search(Train):
             work = Scoring(
                 self.freeze, history, setup, images, ledger, scores, first, pass_seconds, self._check_candidate
             )
-            was_interrupted = work.run(files.checkpoints)
-            chosen = choose(history) or left_of(history)[0]
-            self._tell_choice(history, chosen, setup, run)
+            tracking = replace(self.tracking, parent_run_id=run.id)
+            with TrialRuns(tracking, setup.version.name, run.directory / "trials") as trials:
+                history.on_score = trials.log
+                was_interrupted = work.run(files.checkpoints)
+                chosen = choose(history) or left_of(history)[0]
+                if history.scored:
+                    print_trials(history, chosen)
+                    history.outcomes[chosen.name] = "chosen"
+                trials.tell_outcomes(history)
             with ledger.spend("training and test of the winner"):
                 winner = Winner(self, directory, chosen.backbone, setup.version, run.id)
                 if was_interrupted:
@@ -216,33 +222,6 @@ class Search(Train):
             except UncuttableError as error:
                 history.outcomes[candidate.name] = f"not tried: {error}"
         raise UserError("None of these networks can be divided into a frozen part and a head: train one of them.")
-
-    def _tell_choice(self, history: SearchHistory, chosen: Candidate, setup: TrainingSetup, run: "Run") -> None:
-        """Print and log what was tried."""
-        if history.scored:
-            print_trials(history, chosen)
-            history.outcomes[chosen.name] = "chosen"
-            self._log_trials(history, setup, run)
-
-    def _log_trials(self, history: SearchHistory, setup: TrainingSetup, run: "Run") -> None:
-        """Give each candidate that was scored a run below that of the search."""
-        tracking = replace(self.tracking, parent_run_id=run.id, system_metrics=False)
-        for candidate in history.candidates:
-            scored = [one for one in history.scored if one.candidate is candidate]
-            if not scored:
-                continue
-            folder = run.directory / "trials" / candidate.key
-            folder.mkdir(parents=True, exist_ok=True)
-            outcome = history.outcomes.get(candidate.name, IN_LAST_ROUND)
-            tags = {STAGE: "search trial", "graftline.outcome": outcome}
-            with tracking.start(
-                run_name=candidate.name, experiment=setup.version.name, directory=folder, tags=tags
-            ) as child:
-                facts = {"backbone": candidate.backbone.name, "image_size": candidate.side}
-                child.log_params(facts, "".join(f"{key}: {value}\n" for key, value in facts.items()))
-                for one in scored:
-                    values = {"log_loss": one.score.log_loss, "accuracy": one.score.accuracy, "seconds": one.seconds}
-                    child.log_metrics({f"{one.depth}/{key}": value for key, value in values.items()}, step=one.images)
 
     def _train_winner(
         self, winner: Winner, setup: TrainingSetup, ledger: TimeLedger, *, whole: bool

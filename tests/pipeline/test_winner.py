@@ -1,5 +1,6 @@
 """The end of a search: the winner's training, also where something stands in its way."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
 from omegaconf import OmegaConf
 from timm.models.resnet import ResNet
 from tiny_weights import write_weights
 
+from graftline.backbones.backbone import Backbone
 from graftline.evaluation.head_score import HeadScore
 from graftline.freezing.measured import Measured
 from graftline.freezing.rule import FreezeRule
@@ -22,15 +26,18 @@ from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.search import Search
 from graftline.pipeline.searching import scoring
 from graftline.pipeline.searching.scoring import Scoring
+from graftline.pipeline.searching.trial_runs import TrialRuns
 from graftline.pipeline.searching.winner import Winner
 from graftline.pipeline.stage import StageResult
 from graftline.pipeline.train import Train
+from graftline.search.candidates import Candidate
 from graftline.search.contestant import PassSeconds
 from graftline.search.deeper import choose
-from graftline.search.history import ScoredCandidate, ScoreFiles, SearchHistory
+from graftline.search.history import HEAD, WHOLE, Depth, ScoredCandidate, ScoreFiles, SearchHistory
 from graftline.search.ledger import TimeLedger
 from graftline.search.options import SearchOptions
 from graftline.search.rounds import TrainingImages
+from graftline.tracking.tracking import Tracking
 from graftline.training.budget import check_budget
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import head_is_live
@@ -118,7 +125,7 @@ def test_the_head_alone_is_trained_on_cached_activations_whatever_was_configured
     make_winner: MakeWinner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mixed = "train.mixup_alpha=0.2", "train.cutmix_alpha=1.0", "train.label_smoothing=0.1"
-    _, winner, setup = make_winner("test_efficientnet", "features=live", "features.views=3", *mixed)
+    _, winner, setup = make_winner("test_efficientnet", "features=live", "features.views=3", "name=foo", *mixed)
     ran: list[Train] = []
 
     def run(training: Train, _: Path) -> StageResult:
@@ -130,7 +137,50 @@ def test_the_head_alone_is_trained_on_cached_activations_whatever_was_configured
     (stage,) = ran
     assert not head_is_live(replace(setup, features=stage.features, recipe=stage.train))
     assert stage.features.views == 0
+    assert stage.name == "foo, test_efficientnet", "the search is called foo"
     assert stage.train.label_smoothing == 0.1
     config = OmegaConf.load(winner.directory / "head" / ".hydra" / "config.yaml")
     assert (config.features.cache, config.features.views, config.minutes) == (True, 0, None)
+    assert config.name == stage.name
     assert (config.train.mixup_alpha, config.train.cutmix_alpha) == (0.0, 0.0)
+
+
+def test_each_candidate_has_a_run_that_hears_of_each_score(tmp_path: Path) -> None:
+    tracking = Tracking(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = MlflowClient(tracking.uri, tracking.uri)
+    candidate = Candidate(Backbone("test_resnet"), 64, 1e6, 0)
+    score = HeadScore(np.full(36, 0.5), np.ones(36), 1.0)
+
+    def found(key: str) -> Run | None:
+        experiments = [one.experiment_id for one in client.search_experiments()]
+        return next(iter(client.search_runs(experiments, f"metrics.`{key}` > 0")), None)
+
+    def log(runs: TrialRuns, depth: Depth, images: int) -> Run:
+        """Log a score by the history of a search; returns the run once it has the score."""
+        history = SearchHistory([candidate], on_score=runs.log)
+        history.add(ScoredCandidate(candidate, images, score, 1.0, 1.0, depth))
+        deadline = time.monotonic() + 60
+        while (run := found(f"{depth}/log_loss")) is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return run
+
+    with TrialRuns(tracking, "colors0", tmp_path / "trials") as runs:
+        first = log(runs, HEAD, 36)
+        assert first.info.status == "RUNNING"
+        assert first.info.run_name == "test_resnet 64 px"
+        assert log(runs, WHOLE, 72).info.run_id == first.info.run_id
+        runs.tell_outcomes(SearchHistory([candidate], outcomes={candidate.name: "chosen"}))
+    ended = client.get_run(first.info.run_id)
+    assert ended.info.status == "FINISHED"
+    assert ended.data.tags["graftline.outcome"] == "chosen"
+
+
+def test_a_search_goes_on_without_runs_of_its_candidates(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    away = Tracking(uri=f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}")
+    candidate, score = Candidate(Backbone("test_resnet"), 64, 1e6, 0), HeadScore(np.ones(36), np.ones(36), 1.0)
+    with TrialRuns(away, "colors0", tmp_path / "trials") as runs:
+        for images in (36, 72):
+            runs.log(ScoredCandidate(candidate, images, score, 1.0, 1.0))
+    assert caplog.text.count("have no run in MLflow") == 1

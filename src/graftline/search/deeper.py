@@ -114,7 +114,7 @@ def train_deeper(
                 continue
             scored = replace(scored, score=_weighed(scored.score, version, images))
             files.save(scored)
-        history.scored.append(scored)
+        history.add(scored)
         logger.info(scored.line())
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -61,12 +61,19 @@ class SearchHistory:
         scored: the scores in the order in which they were known.
         outcomes: name of a candidate → what became of it, in words.
         verdicts: of the last round that was complete, the best first.
+        on_score: hears of each score.
     """
 
     candidates: Sequence[Candidate]
     scored: list[ScoredCandidate] = field(default_factory=list)
     outcomes: dict[str, str] = field(default_factory=dict)
     verdicts: list[RoundVerdict] = field(default_factory=list)
+    on_score: Callable[[ScoredCandidate], None] = field(default=lambda _: None)
+
+    def add(self, scored: ScoredCandidate) -> None:
+        """Note a score."""
+        self.scored.append(scored)
+        self.on_score(scored)
 
     def last(self, name: str, depth: Depth = HEAD) -> ScoredCandidate | None:
         """Return the last score of a candidate, None where it has none."""

@@ -151,10 +151,10 @@ class HeadRounds:
                 score = score_head(activations, samples.labels, self._images.num_classes, folds, weights)
                 self._head_seconds = (self._ledger.now - before) / images
             scored = ScoredCandidate(candidate, images, score, self._ledger.now - start, self._ledger.now)
-            self._history.scored.append(scored)  # before the file is there: what is seen there counts
+            self._history.add(scored)  # before the file is there: what is seen there counts
             self._files.save(scored)
         else:
-            self._history.scored.append(scored)
+            self._history.add(scored)
         return scored
 
     def _is_too_late(self, candidates: Sequence[Candidate], images: int, until: float) -> bool:
