@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -30,6 +31,7 @@ from graftline.training import budget, phases
 from graftline.training.budget import (
     OVERHEAD_SECONDS,
     TIMED_BATCH,
+    average_seconds,
     check_budget,
     check_clock,
     cut_to,
@@ -255,6 +257,21 @@ def test_the_end_of_a_run_passes_validation_images_twice_and_decodes_them_thrice
     monkeypatch.setattr(budget, "decode_seconds", lambda _samples, _execution: 1.0)
     monkeypatch.setattr(budget, "_time_steps", lambda *_: 0.1 * PASSES_PER_STEP)
     assert end_seconds(make_setup()) == pytest.approx(OVERHEAD_SECONDS + 12 * 1.1 + 12 * (2 * 1.1 + 1.0))
+
+
+def test_many_test_images_of_many_classes_take_time_to_score(
+    make_setup: MakeSetup, version: DatasetVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "decode_seconds", lambda _samples, _execution: 0.0)
+    monkeypatch.setattr(budget, "_time_steps", lambda *_: 0.0)
+    table = version.table()
+    tested = pd.concat([table[table["split"] == "test"]] * 1_000, ignore_index=True)  # 12,000 images
+    names = tuple(f"class {number}" for number in range(1_000))
+    rows = [table[table["split"] == "train"].assign(label=names[0]), tested.assign(label=12 * names)]
+    many = replace(version, class_names=names)._with_table(pd.concat(rows, ignore_index=True))
+    setup, expected = make_setup(version=many), OVERHEAD_SECONDS + 12.0
+    assert end_seconds(setup) == pytest.approx(expected)
+    assert average_seconds(setup, members=3, crops=2) == pytest.approx(expected)
 
 
 def test_each_view_is_a_pass_that_takes_time(make_setup: MakeSetup, version: DatasetVersion) -> None:
