@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from graftline.augment.preprocess import Preprocessing
 from graftline.backbones.weights import Weights
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import save_bundle
@@ -248,6 +249,16 @@ def test_a_time_that_is_too_short_for_one_pass_is_refused(
         UserError, match=r"48 images take about .* s to pass .*: give Train\.minutes=2 .*, or a smaller"
     ):
         check_budget(setup, -10.0, minutes=1)
+
+
+def test_where_images_are_small_a_smaller_size_is_named_with_theirs(make_setup: MakeSetup) -> None:
+    setup = make_setup()
+    larger = replace(setup, graft=replace(setup.graft, preprocessing=Preprocessing((96, 96), (0.5,) * 3, (0.5,) * 3)))
+    side = setup.version.typical_side()
+    with pytest.raises(
+        UserError, match=rf"or a smaller Backbone\.image_size than 96, as nine in ten images are at most {side} px wide"
+    ):
+        check_budget(larger, -10.0, minutes=1)
 
 
 def test_the_end_of_a_run_passes_validation_images_twice_and_decodes_them_thrice(
