@@ -268,8 +268,8 @@ def _shorter_pass(setup: TrainingSetup) -> str:
     """Return what makes a pass of the network shorter, as a part of a sentence."""
     decoding = decoding_seconds(setup)
     if decoding <= pass_seconds(setup) / 2:
-        seen, side = min(setup.graft.preprocessing.image_size), setup.version.typical_side()
-        why = f" than {seen}, as nine in ten images are at most {side} px wide or high" if 2 * side <= seen else ""
+        seen, own = min(setup.graft.preprocessing.image_size), setup.version.typical_side()
+        why = f" than {seen}, as nine in ten images are at most {own} px wide or high" if 2 * own <= seen else ""
         return f"a smaller Backbone.image_size{why}"
     side = reduced_jpeg_side(setup.version.samples("train"), setup.graft.preprocessing)
     remedy = "smaller files" if side is None else f"DecodeSettings.jpeg_side_px={side}"
