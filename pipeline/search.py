@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from graftline.augment.crops import check as check_crops
 from graftline.backbones.backbone import Backbone
 from graftline.console import say, warn
 from graftline.data.version import DatasetVersion
-from graftline.errors import UserError, first_line
+from graftline.errors import TooLittleTimeError, UserError, first_line
 from graftline.execution import Execution
 from graftline.features.cut import UncuttableError
 from graftline.freezing.depth import deep_images
@@ -25,28 +26,29 @@ from graftline.freezing.spare_time import WORTH_TRAINING
 from graftline.pipeline.ensemble import MakeEnsemble
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.searching.result import (
-    IN_LAST_ROUND,
     Found,
     SearchResult,
     log_search,
     print_trials,
     summarize_search,
 )
-from graftline.pipeline.searching.scoring import Scoring, ends_process, left_of
+from graftline.pipeline.searching.scoring import Scoring, ends_process, leave_out_slow, left_of
+from graftline.pipeline.searching.trial_runs import TrialRuns
 from graftline.pipeline.searching.winner import Winner
 from graftline.pipeline.train import Train
 from graftline.pipeline.training.result import TrainResult
 from graftline.report.search_figure import search_figure
 from graftline.report.style import save
 from graftline.search.candidates import Candidate, find_backbones, list_candidates
-from graftline.search.contestant import BuiltCandidate, PassSeconds
+from graftline.search.contestant import BuiltCandidate
 from graftline.search.deeper import choose, digest_recipe, is_chosen_as_whole
 from graftline.search.history import ScoreFiles, SearchHistory
-from graftline.search.ledger import TimeLedger, format_seconds, nice_minutes
+from graftline.search.ledger import TimeLedger, format_seconds
 from graftline.search.options import SearchOptions
 from graftline.search.rounds import PREPARE_SECONDS, TrainingImages
 from graftline.tracking.names import STAGE
 from graftline.training.budget import average_seconds, check_budget, end_seconds, seconds_per_image
+from graftline.training.forecast import time_pass
 from graftline.training.setup import TrainingSetup
 from graftline.training.trainer import check_spread
 
@@ -57,9 +59,8 @@ logger = logging.getLogger(__name__)
 
 START_SECONDS = 5.0  # imports and configuration, before the stage runs
 END_SECONDS = 5.0  # table and picture, after the winner's training
-LEAST_TRAINING_SECONDS = 25.0  # of a winner beside the frozen pass: head, bundle, test, report
 SURE_SHARE = 0.8  # of the time left, in which the winner's pass must fit: it is measured once more when it is trained
-PASS_SHARE = 0.5  # of the time that one pass over all images may take, or a candidate is left out
+HEAD_ALONE = "There is no time left but for the head of the winner."
 
 
 @dataclass(frozen=True)
@@ -97,16 +98,24 @@ class Search(Train):
         with ledger.spend("images, networks"):
             setup = self._prepare(execution, files)
             scores = self._score_files(setup, files)
-            history, images = SearchHistory(self._candidates(setup)), TrainingImages.of(setup)
+            history, images = SearchHistory(self._candidates(setup)), TrainingImages.of(setup.version)
             first = self._first(history, setup)
             pass_seconds = first.pass_seconds(images.samples)
-            self._leave_out_slow(history, setup, ledger, pass_seconds)  # too little time is to leave no run behind
+            leave_out_slow(history, setup.version, ledger, pass_seconds)  # too little time is to leave no run behind
         with self._start_search(setup, files) as run:
             say(f"Run {run.id}; should it be interrupted, search.resume={directory} takes its scores over.")
-            work = Scoring(self.freeze, history, setup, images, ledger, scores, first, pass_seconds)
-            was_interrupted = work.run(files.checkpoints)
-            chosen = choose(history) or left_of(history)[0]
-            self._tell_choice(history, chosen, setup, run)
+            work = Scoring(
+                self.freeze, history, setup, images, ledger, scores, first, pass_seconds, self._check_candidate
+            )
+            tracking = replace(self.tracking, parent_run_id=run.id)
+            with TrialRuns(tracking, setup.version.name, run.directory / "trials") as trials:
+                history.on_score = trials.log
+                was_interrupted = work.run(files.checkpoints)
+                chosen = choose(history) or left_of(history)[0]
+                if history.scored:
+                    print_trials(history, chosen)
+                    history.outcomes[chosen.name] = "chosen"
+                trials.tell_outcomes(history)
             with ledger.spend("training and test of the winner"):
                 winner = Winner(self, directory, chosen.backbone, setup.version, run.id)
                 if was_interrupted:
@@ -124,6 +133,10 @@ class Search(Train):
         if not self.backbones:
             _require_knowledge(self.backbone)
             self.backbone.check()
+
+    def _check_candidate(self, candidate: Candidate) -> None:
+        """Refuse a candidate that cannot be trained as is asked for, or cannot be saved."""
+        super(Search, replace(self, backbone=candidate.backbone))._check_backbone()
 
     def _with_fitting_networks(self) -> "Search":
         """Return the search with the networks that can be trained as the winner would be, of those named or all here.
@@ -144,7 +157,7 @@ class Search(Train):
                 with_it = replace(self, backbone=backbone)
                 if self.backbones:
                     super(Search, with_it)._check_backbone()
-                else:  # whether it can be saved takes seconds to tell: of the many, the winner's training asks
+                else:  # whether it can be saved takes seconds to tell: of the many, the best are asked later on
                     with_it._check_trainable()
                 good.append(backbone)
             except UserError as error:
@@ -166,7 +179,9 @@ class Search(Train):
         backbones = [one.for_aspect(aspect) for one in self.backbones]
         table = setup.version.table().query("split == 'train'")
         shorter_side = float(table[["width", "height"]].min(axis=1).median())
-        candidates = list_candidates(backbones, self.backbone.name, shorter_side)
+        # more multiply-adds at a time are faster ones on a GPU, so that each network is measured there
+        measure = partial(time_pass, execution=setup.execution) if setup.execution.is_cuda else None
+        candidates = list_candidates(backbones, self.backbone.name, shorter_side, measure)
         networks = {one.network for one in candidates}
         sides = sorted({one.side for one in candidates})
         say(f"{len(candidates)} candidates: {', '.join(sorted(networks))}; images of {', '.join(map(str, sides))} px.")
@@ -208,60 +223,6 @@ class Search(Train):
                 history.outcomes[candidate.name] = f"not tried: {error}"
         raise UserError("None of these networks can be divided into a frozen part and a head: train one of them.")
 
-    def _leave_out_slow(
-        self, history: SearchHistory, setup: TrainingSetup, ledger: TimeLedger, pass_seconds: PassSeconds
-    ) -> None:
-        """Leave out the candidates whose pass over all images would take too much of the time.
-
-        Raises:
-            UserError: that is all of them.
-        """
-        images = sum(sum(classes.values()) for classes in setup.version.counts().values())
-        passes = {
-            one.name: images * pass_seconds.of(one) for one in history.candidates if one.name not in history.outcomes
-        }
-        fastest = min(passes, key=passes.__getitem__)
-        if passes[fastest] + LEAST_TRAINING_SECONDS > ledger.left:
-            enough = nice_minutes(ledger.budget - ledger.left + (passes[fastest] + LEAST_TRAINING_SECONDS) / PASS_SHARE)
-            raise UserError(
-                f"{self.minutes:g} minute{'s are' if self.minutes != 1 else ' is'} not enough for {images:,} images: "
-                f"one pass of {fastest}, the fastest, takes about {format_seconds(passes[fastest])}; give "
-                f"Search.minutes={enough}."
-            )
-        limit = max(PASS_SHARE * ledger.left, passes[fastest])
-        for name, seconds in passes.items():
-            if seconds > limit:
-                history.outcomes[name] = (
-                    f"not tried, as one pass over all images would take more than {format_seconds(limit)}"
-                )
-
-    def _tell_choice(self, history: SearchHistory, chosen: Candidate, setup: TrainingSetup, run: "Run") -> None:
-        """Print and log what was tried."""
-        if history.scored:
-            print_trials(history, chosen)
-            history.outcomes[chosen.name] = "chosen"
-            self._log_trials(history, setup, run)
-
-    def _log_trials(self, history: SearchHistory, setup: TrainingSetup, run: "Run") -> None:
-        """Give each candidate that was scored a run below that of the search."""
-        tracking = replace(self.tracking, parent_run_id=run.id, system_metrics=False)
-        for candidate in history.candidates:
-            scored = [one for one in history.scored if one.candidate is candidate]
-            if not scored:
-                continue
-            folder = run.directory / "trials" / candidate.key
-            folder.mkdir(parents=True, exist_ok=True)
-            outcome = history.outcomes.get(candidate.name, IN_LAST_ROUND)
-            tags = {STAGE: "search trial", "graftline.outcome": outcome}
-            with tracking.start(
-                run_name=candidate.name, experiment=setup.version.name, directory=folder, tags=tags
-            ) as child:
-                facts = {"backbone": candidate.backbone.name, "image_size": candidate.side}
-                child.log_params(facts, "".join(f"{key}: {value}\n" for key, value in facts.items()))
-                for one in scored:
-                    values = {"log_loss": one.score.log_loss, "accuracy": one.score.accuracy, "seconds": one.seconds}
-                    child.log_metrics({f"{one.depth}/{key}": value for key, value in values.items()}, step=one.images)
-
     def _train_winner(
         self, winner: Winner, setup: TrainingSetup, ledger: TimeLedger, *, whole: bool
     ) -> tuple[TrainResult, bool]:
@@ -278,7 +239,7 @@ class Search(Train):
         setup = replace(setup, graft=winner.backbone.build(setup.version.class_names))
         seconds = ledger.left - END_SECONDS
         if not _is_enough(setup, seconds):
-            warn("There is no time left but for the head of the winner.")
+            warn(HEAD_ALONE)
             return winner.train_head(), False
         winner.discard_earlier()
         members, each = self._share(setup, seconds)
@@ -299,6 +260,9 @@ class Search(Train):
 
         try:
             return winner.train(seconds / 60, ends, whole=whole), bool(kept)
+        except TooLittleTimeError:  # its pass is measured anew, and the machine has become slower
+            warn(HEAD_ALONE)
+            return winner.train_head(), False
         except KeyboardInterrupt as interrupt:
             goes_on = "train.resume with the id of its run, which is told above, goes on with it"
             if winner.is_saved and not ends_process(interrupt):
@@ -335,7 +299,8 @@ class Search(Train):
     ) -> tuple[TrainResult, bool]:
         """Train several models of the winner, each for so many seconds, and average them.
 
-        An interrupt averages those that are done; where none is, the head alone is trained.
+        An interrupt averages those that are done, and so does a machine that became slower, where the time does not
+        suffice for another one; where none is done, the head alone is trained.
 
         Returns:
             What was trained, and whether it was interrupted.
@@ -352,17 +317,19 @@ class Search(Train):
         own = {"minutes": seconds / 60, "members": members, "crops": crops}
         try:
             return winner.train_ensemble(MakeEnsemble, own, whole=whole), False
+        except TooLittleTimeError:
+            ended, again = None, ""
         except KeyboardInterrupt as interrupt:
             if winner.is_saved or ends_process(interrupt):
                 raise
+            ended, again = interrupt, " Ctrl-C again ends this, too."
+        why = "There is no time for another model" if ended is None else "Interrupted"
         if not (finished := winner.finished_members):
-            warn("Interrupted: only the head of the winner is trained now. Ctrl-C again ends this, too.")
-            return winner.train_head(), True
-        warn(
-            f"Interrupted: the mean of the models that are trained so far ({len(finished)}) is saved. "
-            "Ctrl-C again ends this, too."
-        )
-        return winner.train_ensemble(MakeEnsemble, {"runs": finished, "crops": crops}, whole=whole), True
+            warn(f"{why}: only the head of the winner is trained now.{again}")
+            return winner.train_head(), ended is not None
+        warn(f"{why}: the mean of the models that are trained so far ({len(finished)}) is saved.{again}")
+        own = {"runs": finished, "crops": crops}
+        return winner.train_ensemble(MakeEnsemble, own, whole=whole), ended is not None
 
 
 def _asks_for_whole(rule: FreezeRule) -> bool:

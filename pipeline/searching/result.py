@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from graftline.console import format_table, say
 from graftline.evaluation.metrics import format_score
 from graftline.pipeline.runs.directory import RunDirectory
+from graftline.pipeline.searching.trial_runs import IN_LAST_ROUND
 from graftline.pipeline.searching.winner import ENSEMBLE_FOLDER, HEAD_FOLDER
 from graftline.pipeline.training.result import TrainResult
 from graftline.report.search_figure import Picture
@@ -27,7 +28,6 @@ if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
 
 MORE_SECONDS = 1800.0  # of the outlook
 EARLY = 0.8  # of the time: a training that ended before was not ended by it
-IN_LAST_ROUND = "in the last round"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,6 +86,11 @@ class Winner:
     parent_run_id: str
 
     @property
+    def _name(self) -> str | None:
+        """Name of its run, where the search's has one that was given."""
+        return None if self.search.name is None else f"{self.search.name}, {self.backbone.name}"
+
+    @property
     def is_saved(self) -> bool:
         """Whether a training has come as far as to save the model, of which there is to be no other one then."""
         return any(RunDirectory(self.directory / folder).bundle.is_dir() for folder in (TRAIN_FOLDER, ENSEMBLE_FOLDER))
@@ -110,13 +115,21 @@ class Winner:
             whole: freeze nothing, whatever was configured.
         """
         changes, configured = self._freeze(Nothing) if whole else ({}, {})
-        kind = partial(WinnerTraining, ends=ends)
-        return self._run(TRAIN_FOLDER, {**changes, "minutes": minutes}, {**configured, "minutes": minutes}, kind)
+        kind, own = partial(WinnerTraining, ends=ends), {"minutes": minutes, "name": self._name}
+        return self._run(TRAIN_FOLDER, {**changes, **own}, {**configured, **own}, kind)
 
     def train_head(self) -> TrainResult:
-        """Train its head alone, in seconds where the activations are there; test, track and register that."""
+        """Train its head alone, in seconds where the activations are there; test, track and register that.
+
+        It is trained on activations of plain images, as it was scored, since one on images would take its epochs.
+        """
         changes, configured = self._freeze(AllButHead)
-        return self._run(HEAD_FOLDER, {**changes, "minutes": None}, {**configured, "minutes": None})
+        features = replace(self.search.features, cache=True, views=0)
+        recipe = replace(self.search.train, mixup_alpha=0.0, cutmix_alpha=0.0)
+        changes |= {"minutes": None, "name": self._name, "features": features, "train": recipe}
+        configured |= {"minutes": None, "name": self._name, "features.cache": True, "features.views": 0}
+        configured |= {"train.mixup_alpha": 0.0, "train.cutmix_alpha": 0.0}
+        return self._run(HEAD_FOLDER, changes, configured)
 
     def _freeze(self, rule: type[AllButHead | Nothing]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return another freeze rule in place of the search's, as a change of the stage and of its configuration."""
@@ -134,6 +147,7 @@ class Winner:
         """
         changes, configured = self._freeze(Nothing) if whole else ({}, {})
         target = {"_target_": f"{kind.__module__}.{kind.__name__}"}
+        own = {**own, "name": self._name}
         return self._run(ENSEMBLE_FOLDER, {**changes, **own}, {**configured, **own, **target}, kind, stage="ensemble")
 
     def train_member(self, folder: str, seed: int, fold: str | None, resume: str | None = None) -> TrainResult:

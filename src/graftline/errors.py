@@ -37,6 +37,10 @@ class DivergenceError(UserError):
         self.what = what
 
 
+class TooLittleTimeError(UserError):
+    """The least that a training does takes longer than the time that it has."""
+
+
 def first_line(error: BaseException) -> str:
     r"""Return the first line of an error's message without its full stop, or the error's name if it has none.
 

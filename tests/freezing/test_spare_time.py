@@ -44,12 +44,19 @@ def test_the_whole_network_follows_the_head_where_the_time_suffices(decision: Fr
 
 
 def test_many_classes_and_images_that_take_long_to_decode_need_more_time(decision: FreezeDecision) -> None:
-    long = replace(context(700), validation_counts=(3,) * 100)  # a quarter of 20,000 images, and the pass
+    long = replace(context(710), num_images=10_000, validation_counts=(3,) * 100)  # a quarter of 20,000, and the pass
     assert len(Measured().use_spare_time(decision, long).plans) == 2
-    assert Measured().use_spare_time(decision, replace(long, seconds_left=lambda: 510.0)) == decision
+    assert Measured().use_spare_time(decision, replace(long, seconds_left=lambda: 700.0)) == decision
     slow = replace(context(300), decoding_seconds=lambda: 0.03)
     assert Measured().use_spare_time(decision, slow) == decision
     assert len(Measured().use_spare_time(decision, replace(slow, seconds_left=lambda: 340.0)).plans) == 2
+
+
+def test_of_many_classes_one_pass_over_the_training_images_will_do(decision: FreezeDecision) -> None:
+    """A quarter of what a thousand classes need for a whole training would be five passes over these."""
+    few = replace(context(1_230), num_images=10_000, validation_counts=(1,) * 1_000)
+    assert len(Measured().use_spare_time(decision, few).plans) == 2
+    assert Measured().use_spare_time(decision, replace(few, seconds_left=lambda: 1_210.0)) == decision
 
 
 def test_nothing_follows_without_a_limit_or_where_nothing_could_be_chosen(decision: FreezeDecision) -> None:

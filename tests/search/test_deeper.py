@@ -6,6 +6,7 @@ from pathlib import Path
 
 import albumentations
 import numpy as np
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -22,7 +23,7 @@ from graftline.evaluation.head_score import HeadScore
 from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.pipeline.search import _is_enough
-from graftline.pipeline.searching.scoring import no_rounds
+from graftline.pipeline.searching.scoring import leave_out_slow, no_rounds
 from graftline.search import deeper, rounds
 from graftline.search.candidates import Candidate
 from graftline.search.contestant import PassSeconds
@@ -127,7 +128,7 @@ def test_those_that_heads_cannot_tell_apart_are_trained(
     setup: TrainingSetup, larger: DatasetVersion, history: SearchHistory, tmp_path: Path
 ) -> None:
     setup = replace(setup, version=larger)
-    images, ledger = TrainingImages.of(setup), TimeLedger(60.0)
+    images, ledger = TrainingImages.of(setup.version), TimeLedger(60.0)
     files = ScoreFiles(tmp_path / "scores", setup.version.digest)
     train_deeper(
         setup, history, images, ledger, files, tmp_path / "fits", until=20.0, pass_seconds=PassSeconds(0.03, 1e-12)
@@ -148,6 +149,9 @@ def test_those_that_heads_cannot_tell_apart_are_trained(
     again = SearchHistory(history.candidates, [], {}, history.verdicts)  # a little more time: nothing is trained anew
     train_deeper(setup, again, images, TimeLedger(60.0), files, tmp_path / "fits", 21.0, PassSeconds(0.0, 1e-12))
     assert [one.seconds for one in again.scored] == [one.seconds for one in whole]
+    less = SearchHistory(history.candidates, [], {}, history.verdicts)  # nor where the time would not suffice for it
+    train_deeper(setup, less, images, TimeLedger(60.0), files, tmp_path / "fits", 2.0, PassSeconds(0.0, 1.0))
+    assert [one.seconds for one in less.scored] == [one.seconds for one in whole]
 
 
 def test_a_recipe_is_known_by_what_a_training_depends_on(setup: TrainingSetup) -> None:
@@ -164,7 +168,7 @@ def test_too_few_to_hold_out_choose_nothing(
     setup: TrainingSetup, history: SearchHistory, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    files, seen = ScoreFiles(tmp_path / "scores", setup.version.digest), TrainingImages.of(setup)
+    files, seen = ScoreFiles(tmp_path / "scores", setup.version.digest), TrainingImages.of(setup.version)
     train_deeper(setup, history, seen, TimeLedger(60.0), files, tmp_path / "fits", 20.0, PassSeconds(0.1, 1e-12))
     assert all(one.depth == HEAD for one in history.scored)
     assert "Too few training images to hold out some and compare the best 2 trained as a whole" in caplog.text
@@ -180,7 +184,7 @@ def test_without_time_the_heads_decide(
 ) -> None:
     setup = replace(setup, version=larger)
     files = ScoreFiles(tmp_path / "scores", setup.version.digest)
-    images = TrainingImages.of(setup)
+    images = TrainingImages.of(setup.version)
     train_deeper(
         setup,
         history,
@@ -216,6 +220,19 @@ def test_two_candidates_are_compared_where_there_is_time_or_their_scores_are_kno
     for one in history.scored:
         files.save(one)
     assert no_rounds(history.candidates, images(version), fast, files, seconds=5.0) is None
+
+
+def test_no_more_validation_images_count_than_a_training_looks_at(
+    version: DatasetVersion, history: SearchHistory
+) -> None:
+    table = version.table()
+    validation = table[table["split"] == "validation"]
+    many = version._with_table(pd.concat([table, *[validation] * 999], ignore_index=True))  # 9,000 images
+    ledger, tenth = TimeLedger(720.0), PassSeconds(0.1, 0.0)
+    leave_out_slow(history, many, ledger, tenth)  # those 2,000 and 48 others take 205 s
+    assert not history.outcomes
+    with pytest.raises(UserError, match=r"^12 minutes are not enough for 2,048 images: .* give Search.minutes=45\.$"):
+        leave_out_slow(history, many, ledger, PassSeconds(0.5, 0.0))
 
 
 def test_scores_that_are_taken_over_count_however_short_the_time_is(

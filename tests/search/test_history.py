@@ -48,6 +48,14 @@ def test_trained_as_a_whole_another_one_must_be_clearly_better() -> None:
     assert is_chosen_as_whole(history, B)
 
 
+@pytest.mark.parametrize(("loss", "as_a_whole"), [(-0.5, True), (0.09, False), (0.5, False)])
+def test_the_best_by_its_head_may_be_better_as_a_whole_too(loss: float, *, as_a_whole: bool) -> None:
+    """Its depth needs no trial, then."""
+    history = SearchHistory([A, B], [scored(A, 0.1), scored(B, 0.11), scored(A, loss, 900, WHOLE)])
+    assert choose(history) is A
+    assert is_chosen_as_whole(history, A) is as_a_whole
+
+
 def test_no_training_as_a_whole_is_chosen_that_a_head_beats() -> None:
     history = SearchHistory([A, B], [scored(A, 0.1), scored(B, 0.11)])
     history.scored += [scored(A, 3.0, 900, WHOLE), scored(B, 1.0, 700, WHOLE)]

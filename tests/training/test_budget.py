@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from graftline.augment.preprocess import Preprocessing
 from graftline.backbones.weights import Weights
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import save_bundle
@@ -30,6 +32,7 @@ from graftline.training import budget, phases
 from graftline.training.budget import (
     OVERHEAD_SECONDS,
     TIMED_BATCH,
+    average_seconds,
     check_budget,
     check_clock,
     cut_to,
@@ -248,6 +251,16 @@ def test_a_time_that_is_too_short_for_one_pass_is_refused(
         check_budget(setup, -10.0, minutes=1)
 
 
+def test_where_images_are_small_a_smaller_size_is_named_with_theirs(make_setup: MakeSetup) -> None:
+    setup = make_setup()
+    larger = replace(setup, graft=replace(setup.graft, preprocessing=Preprocessing((96, 96), (0.5,) * 3, (0.5,) * 3)))
+    side = setup.version.typical_side()
+    with pytest.raises(
+        UserError, match=rf"or a smaller Backbone\.image_size than 96, as nine in ten images are at most {side} px wide"
+    ):
+        check_budget(larger, -10.0, minutes=1)
+
+
 def test_the_end_of_a_run_passes_validation_images_twice_and_decodes_them_thrice(
     make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +268,21 @@ def test_the_end_of_a_run_passes_validation_images_twice_and_decodes_them_thrice
     monkeypatch.setattr(budget, "decode_seconds", lambda _samples, _execution: 1.0)
     monkeypatch.setattr(budget, "_time_steps", lambda *_: 0.1 * PASSES_PER_STEP)
     assert end_seconds(make_setup()) == pytest.approx(OVERHEAD_SECONDS + 12 * 1.1 + 12 * (2 * 1.1 + 1.0))
+
+
+def test_many_test_images_of_many_classes_take_time_to_score(
+    make_setup: MakeSetup, version: DatasetVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "decode_seconds", lambda _samples, _execution: 0.0)
+    monkeypatch.setattr(budget, "_time_steps", lambda *_: 0.0)
+    table = version.table()
+    tested = pd.concat([table[table["split"] == "test"]] * 1_000, ignore_index=True)  # 12,000 images
+    names = tuple(f"class {number}" for number in range(1_000))
+    rows = [table[table["split"] == "train"].assign(label=names[0]), tested.assign(label=12 * names)]
+    many = replace(version, class_names=names)._with_table(pd.concat(rows, ignore_index=True))
+    setup, expected = make_setup(version=many), OVERHEAD_SECONDS + 12.0
+    assert end_seconds(setup) == pytest.approx(expected)
+    assert average_seconds(setup, members=3, crops=2) == pytest.approx(expected)
 
 
 def test_each_view_is_a_pass_that_takes_time(make_setup: MakeSetup, version: DatasetVersion) -> None:

@@ -21,6 +21,7 @@ from graftline.freezing.batchnorm import statistics
 from graftline.freezing.plan import plan_from_depth
 from graftline.training.batchnorm import prepare_statistics
 from graftline.training.fit_directory import FitDirectory
+from graftline.training.forecast import time_parts, time_pass
 from graftline.training.phases import fit_phase
 from graftline.training.recipe import Recipe
 from graftline.training.results import PhaseResult
@@ -110,6 +111,19 @@ def test_the_frozen_pass_gives_the_activations_of_a_cpu(
     engine = make_engine(trunk, tmp_path / "trunk.onnx", images, execution_on(accelerator))
     actual = engine.run(images)
     assert abs(actual - expected).max() <= MAX_RELATIVE_DIFFERENCE * abs(expected).max()
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_what_is_timed_stays_as_it_is(make_setup: MakeSetup, accelerator: str, precision: str) -> None:
+    network = make_setup().graft.network
+    plan = plan_from_depth(network, 2, "test")
+    plan.apply(network)
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    execution = replace(execution_on(accelerator), precision=precision)
+    seconds = time_parts(cut(network, plan.trainable, (32, 32), 3), (32, 32), 3, execution)
+    assert min(seconds.trunk, seconds.engine, seconds.step, seconds.tail) > 0
+    assert time_pass(network, (32, 32), 3, execution) > 0
+    assert all(tensor.equal(state[name]) for name, tensor in network.state_dict().items())
 
 
 def test_statistics_are_adapted_on_the_device(make_setup: MakeSetup, tmp_path: Path, accelerator: str) -> None:

@@ -27,8 +27,8 @@ class HeadScore:
     """What heads made of images that they were not fitted to.
 
     Attributes:
-        losses: (N,) the log loss of each image.
-        hits: (N,) 1 where the image is classified right, else 0.
+        losses: (N,) the log loss of each image, times its weight where images of a class have one.
+        hits: (N,) 1 where the image is classified right, else 0, likewise.
         strength: of the penalty.
     """
 
@@ -115,7 +115,9 @@ class _Equations:
         return outputs
 
 
-def score_head(activations: npt.ArrayLike, labels: Ints, num_classes: int, folds: Ints) -> HeadScore:
+def score_head(
+    activations: npt.ArrayLike, labels: Ints, num_classes: int, folds: Ints, weights: Floats | None = None
+) -> HeadScore:
     """Score a head on activations (N, F), each image by a fit without the images of its fold.
 
     Args:
@@ -123,10 +125,14 @@ def score_head(activations: npt.ArrayLike, labels: Ints, num_classes: int, folds
         labels: (N,) from 0 to K - 1.
         num_classes: K.
         folds: (N,) the fold of each image, at least two different ones.
+        weights: (K,) how many times as frequent each class is where the score is to hold, with mean 1 over the images;
+            None: as frequent as here.
     """
     given = out_of_fold(activations, labels, num_classes, folds)
-    hits = (given.logits.argmax(axis=1) == labels).astype(np.float64)
-    return HeadScore(losses_of(given.logits, labels), hits, given.strength)
+    weights = np.ones(num_classes) if weights is None else weights
+    logits = given.logits + np.log(weights)  # the prior that the fit has not seen (Saerens et al. 2002)
+    hits = (logits.argmax(axis=1) == labels).astype(np.float64)
+    return HeadScore(losses_of(logits, labels) * weights[labels], hits * weights[labels], given.strength)
 
 
 def out_of_fold(activations: npt.ArrayLike, labels: Ints, num_classes: int, folds: Ints) -> OutOfFold:

@@ -2,10 +2,26 @@
 
 from dataclasses import replace
 
-from graftline.freezing.depth import deep_images, deep_plan
+from graftline.freezing.depth import DEEP_IMAGES, deep_images, deep_plan
 from graftline.freezing.rule import FreezeContext, FreezeDecision
 
 WORTH_TRAINING = 0.25  # of a whole training: with less, a new head has hardly found its place
+
+
+def worth_trying(num_images: int, num_classes: int) -> float:
+    """Return how many images there has to be time for, forward and backward.
+
+    Of many classes one pass over the training images will do: the phase takes time that is left over, and is kept by
+    evidence only.
+
+    Args:
+        num_images: of the training split.
+        num_classes: of the data set.
+
+    >>> [worth_trying(images, num_classes=1_000) for images in (1_000, 10_000, 1_000_000)]
+    [2500.0, 10000, 50000.0]
+    """
+    return min(WORTH_TRAINING * deep_images(num_classes), max(WORTH_TRAINING * DEEP_IMAGES, num_images))
 
 
 def with_spare_time(decision: FreezeDecision, context: FreezeContext, frozen_groups: int) -> FreezeDecision:
@@ -26,7 +42,7 @@ def with_spare_time(decision: FreezeDecision, context: FreezeContext, frozen_gro
         return decision
     if not measured.rows[0].cached:  # a head that is trained on images takes the time that there is
         return decision
-    worth = WORTH_TRAINING * deep_images(len(context.validation_counts))
+    worth = worth_trying(context.num_images, len(context.validation_counts))
     to_decode = min(worth, context.num_images) * context.decoding_share  # memory keeps what is seen again
     if left() / image_seconds() < worth + to_decode + context.pass_steps:
         return decision

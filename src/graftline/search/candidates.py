@@ -2,10 +2,13 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import timm
+import torch
+from torch import nn
 
 from graftline.backbones import hub
 from graftline.backbones.backbone import Backbone
@@ -28,6 +31,8 @@ LARGER = 1.29
 # Settings of a backbone that make it no other candidate: its name and size are told, and weights may lie anywhere.
 SAME_ANYWAY = ("name", "image_size", "weights_dir")
 
+Measure = Callable[[nn.Module, tuple[int, int], int], float]  # network, (H, W) in px, channels → seconds for an image
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -39,6 +44,7 @@ class Candidate:
         macs: multiply-adds per image.
         changes: in how many of the two it differs from the plain answer, network and size.
         variant: what tells it from others of its network and size, if there are any.
+        seconds: that an image takes in the frozen pass, where that was measured.
     """
 
     backbone: Backbone
@@ -46,6 +52,7 @@ class Candidate:
     macs: float
     changes: int
     variant: str = ""
+    seconds: float | None = None
 
     @property
     def network(self) -> str:
@@ -91,13 +98,16 @@ def find_backbones(template: Backbone) -> list[Backbone]:
     return [template, *others] if own in found else others
 
 
-def list_candidates(backbones: Sequence[Backbone], plain: str, shorter_side: float) -> list[Candidate]:
+def list_candidates(
+    backbones: Sequence[Backbone], plain: str, shorter_side: float, measure: Measure | None = None
+) -> list[Candidate]:
     """Return the candidates, the plain answer first, then those that differ least from it, of these the cheapest first.
 
     Args:
         backbones: the networks; one that has an image size is a candidate at that size only.
         plain: name of the one among them that would be trained without a search.
         shorter_side: of a usual image of the data set, in px.
+        measure: times a network at its own size; None: the multiply-adds will do, as on a CPU.
 
     Raises:
         UserError: not one of the networks can be built.
@@ -107,7 +117,7 @@ def list_candidates(backbones: Sequence[Backbone], plain: str, shorter_side: flo
     for backbone in backbones:
         is_plain = full_name(backbone.name) == full_name(plain)
         try:
-            sizes = _sizes(backbone, shorter_side, is_plain=is_plain)
+            sizes = _sizes(backbone, shorter_side, measure, is_plain=is_plain)
         except UserError as error:
             logger.warning(f"{backbone.name} is left out: {first_line(error)}.")
             errors.append(error)
@@ -134,7 +144,7 @@ def _told_apart(candidates: Sequence[Candidate]) -> list[Candidate]:
     return told
 
 
-def _sizes(backbone: Backbone, shorter_side: float, *, is_plain: bool) -> list[Candidate]:
+def _sizes(backbone: Backbone, shorter_side: float, measure: Measure | None, *, is_plain: bool) -> list[Candidate]:
     """Return a network at its own size and at the others that it takes."""
     if backbone.image_size == "auto":  # the search finds out
         backbone = replace(backbone, image_size=None)
@@ -142,6 +152,10 @@ def _sizes(backbone: Backbone, shorter_side: float, *, is_plain: bool) -> list[C
     own = min(preprocessing.image_size)
     graft = replace(backbone, weights="none", file=None).build(2)
     macs = count(graft.network, preprocessing.image_size, preprocessing.channels, backbone.name).macs
+    seconds = None
+    if measure is not None:
+        with suppress(torch.OutOfMemoryError):
+            seconds = measure(graft.network, preprocessing.image_size, preprocessing.channels)
     sides = [own] if backbone.image_size is not None else [own, *other_sides(own, shorter_side)]
     found = []
     for side in sides:
@@ -153,7 +167,9 @@ def _sizes(backbone: Backbone, shorter_side: float, *, is_plain: bool) -> list[C
                 raise
             continue  # a transformer whose patches or windows would leave something over
         changes = (0 if is_plain else 1) + (0 if side == own else 1)
-        found.append(Candidate(sized, side, macs * (side / own) ** 2, changes))
+        share = (side / own) ** 2  # of the multiply-adds at its own size
+        timed = None if seconds is None else seconds * share
+        found.append(Candidate(sized, side, macs * share, changes, seconds=timed))
     return found
 
 

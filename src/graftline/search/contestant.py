@@ -21,11 +21,13 @@ class PassSeconds:
 
     Attributes:
         decode: to decode it, whatever the network.
-        per_mac: for each multiply-add.
+        per_mac: for each multiply-add, where a candidate was not measured itself.
+        beside: whether images are decoded while the network computes, as for a GPU.
     """
 
     decode: float
     per_mac: float
+    beside: bool = False
 
     def of(self, candidate: Candidate) -> float:
         """Return it for a candidate.
@@ -33,8 +35,11 @@ class PassSeconds:
         >>> from graftline.backbones.backbone import Backbone
         >>> PassSeconds(0.001, 1e-11).of(Candidate(Backbone("resnet18"), 224, 2e9, 0))
         0.021
+        >>> measured = Candidate(Backbone("resnet18"), 224, 2e9, 0, seconds=0.003)
+        >>> PassSeconds(0.001, 1e-11).of(measured), PassSeconds(0.001, 1e-11, beside=True).of(measured)
+        (0.004, 0.003)
         """
-        return self.decode + self.per_mac * candidate.macs
+        return self._with_decoding(self._computing(candidate))
 
     def of_step(self, candidate: Candidate) -> float:
         """Return how long an image takes to be decoded once and to train the whole of a candidate.
@@ -43,7 +48,13 @@ class PassSeconds:
         >>> round(PassSeconds(0.001, 1e-11).of_step(Candidate(Backbone("resnet18"), 224, 2e9, 0)), 6)
         0.101
         """
-        return self.decode + PASSES_PER_STEP * self.per_mac * candidate.macs
+        return self._with_decoding(PASSES_PER_STEP * self._computing(candidate))
+
+    def _computing(self, candidate: Candidate) -> float:
+        return self.per_mac * candidate.macs if candidate.seconds is None else candidate.seconds
+
+    def _with_decoding(self, seconds: float) -> float:
+        return max(self.decode, seconds) if self.beside else self.decode + seconds
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,10 @@ class BuiltCandidate:
 
     def pass_seconds(self, samples: Samples) -> PassSeconds:
         """Predict how long an image takes in the frozen pass, from a few that are decoded and a few black ones."""
-        setup = self.trunk.setup
-        preprocessing = setup.graft.preprocessing
-        seconds = time_parts(self.trunk.parts, preprocessing.image_size, preprocessing.channels, setup.execution)
-        return PassSeconds(decode_seconds(samples, setup.execution), seconds.engine / self.candidate.macs)
+        setup, seconds = self.trunk.setup, self.candidate.seconds
+        preprocessing, execution = setup.graft.preprocessing, setup.execution
+        if seconds is None:
+            parts = self.trunk.parts
+            seconds = time_parts(parts, preprocessing.image_size, preprocessing.channels, execution).engine
+        decode = decode_seconds(samples, execution)
+        return PassSeconds(decode, seconds / self.candidate.macs, beside=execution.is_cuda)

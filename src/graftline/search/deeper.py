@@ -16,6 +16,7 @@ from graftline.data.folds import assign_folds
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
 from graftline.evaluation.head_score import HeadScore
+from graftline.evaluation.subset import with_rare_first
 from graftline.features.key import view_key
 from graftline.files import digest
 from graftline.freezing.depth import MOST_DEEP_EPOCHS, deep_plan
@@ -23,7 +24,7 @@ from graftline.freezing.evidence import too_few_to_choose
 from graftline.freezing.measurement import BoundaryTrial, Difference
 from graftline.search.candidates import Candidate
 from graftline.search.contestant import PassSeconds
-from graftline.search.halving import FIRST_IMAGES
+from graftline.search.halving import FIRST_IMAGES, least_of_class
 from graftline.search.history import HEAD, WHOLE, ScoredCandidate, ScoreFiles, SearchHistory
 from graftline.search.ledger import TimeLedger
 from graftline.search.rounds import TrainingImages
@@ -35,20 +36,25 @@ from graftline.training.trial import Trials
 logger = logging.getLogger(__name__)
 
 SAME_TIME = 0.1  # scores of trainings whose times differ by no more than this share are compared
+LEAST_HELD_OUT = 25  # images of each class, as far as the fold has them
 MOST_CANDIDATES = 3  # that are trained: the time of each is that of all divided by their number
 
 
 def hold_out(version: DatasetVersion, images: TrainingImages) -> DatasetVersion:
     """Return a version of the training images alone: a fold is its validation split, the others its training split.
 
-    It is the fold of the most groups: the images of one large group say little of others.
+    It is the fold of the most groups: the images of one large group say little of others. Of a rare class as many are
+    held out as there are, up to 25.
     """
     folds = assign_folds(images.samples.labels, images.groups)
     groups = np.array(images.groups)
     held = int(np.argmax([len(np.unique(groups[folds == fold])) for fold in range(folds.max() + 1)]))
     splits = {sha256: "train" for sha256, fold in zip(images.samples.sha256, folds, strict=True) if fold != held}
-    held_out = [sha256 for sha256, fold in zip(images.samples.sha256, folds, strict=True) if fold == held]
-    return version.divided({**dict.fromkeys(held_out[:FIRST_IMAGES], "validation"), **splits})
+    rows = np.flatnonzero(folds == held)
+    least = least_of_class(LEAST_HELD_OUT, FIRST_IMAGES, images.num_classes)
+    rows = rows[with_rare_first(images.samples.labels[rows], FIRST_IMAGES, least)][:FIRST_IMAGES]
+    held_out = [images.samples.sha256[row] for row in rows.tolist()]
+    return version.divided({**dict.fromkeys(held_out, "validation"), **splits})
 
 
 def train_deeper(
@@ -81,14 +87,18 @@ def train_deeper(
         logger.info(f"Too few training images to hold out some and compare the best {len(left)} trained as a whole.")
         return
     each = (until - ledger.now) / len(left)
-    first = min(FIRST_IMAGES, len(images))
-    affordable = [one for one in left if first * pass_seconds.of_step(one) <= each]
-    if not affordable or affordable == [history.best_by_head()]:  # which alone would be compared with nothing
-        logger.info(f"No time to compare the best {len(left)} trained as a whole: their heads decide.")
-        return
-    left, each = affordable, (until - ledger.now) / len(affordable)
     known = {one.name: found for one in left if (found := files.load(one, WHOLE, 0, ledger.now)) is not None}
-    each = _as_before([one.allowed for one in known.values()], each)
+    allowed = [one.allowed for one in known.values()]
+    if len(known) == len(left) and _are_as_long(allowed, each):
+        each = allowed[0]
+    else:
+        first = min(FIRST_IMAGES, len(images))
+        affordable = [one for one in left if first * pass_seconds.of_step(one) <= each]
+        if not affordable or affordable == [history.best_by_head()]:  # which alone would be compared with nothing
+            logger.info(f"No time to compare the best {len(left)} trained as a whole: their heads decide.")
+            return
+        left, each = affordable, (until - ledger.now) / len(affordable)
+        each = _as_before([known[one.name].allowed for one in left if one.name in known], each)
     logger.info(
         f"Comparing {', '.join(one.name for one in left)}, trained as a whole, {each:.0f} s each, on "
         f"{version.num_images('validation'):,} training images that are held out:"
@@ -102,8 +112,9 @@ def train_deeper(
                 )
             if scored is None:
                 continue
+            scored = replace(scored, score=_weighed(scored.score, version, images))
             files.save(scored)
-        history.scored.append(scored)
+        history.add(scored)
         logger.info(scored.line())
 
 
@@ -123,6 +134,15 @@ def _as_before(allowed: Sequence[float], each: float) -> float:
     (25.0, 300.0, 30.0)
     """
     return next((seconds for seconds in allowed if each / 2 <= seconds <= each), each)
+
+
+def _are_as_long(allowed: Sequence[float], each: float) -> bool:
+    """Tell whether trainings that are there were as long as each other, and not too short for what there is now.
+
+    >>> _are_as_long([25.0, 25.5], 10.0), _are_as_long([25.0, 40.0], 10.0), _are_as_long([25.0, 25.0], 60.0)
+    (True, False, False)
+    """
+    return max(allowed) - min(allowed) <= SAME_TIME * allowed[0] and min(allowed) >= each / 2
 
 
 def finalists(history: SearchHistory) -> Sequence[Candidate]:
@@ -157,6 +177,13 @@ def _train(
         return None
     score = HeadScore(trial.losses, trial.hits, 0.0)
     return ScoredCandidate(candidate, trial.trained_images, score, ledger.now - start, ledger.now, WHOLE, seconds)
+
+
+def _weighed(score: HeadScore, version: DatasetVersion, images: TrainingImages) -> HeadScore:
+    """Return the score of the held-out images as one in which each class counts by its share of all."""
+    labels = version.samples("validation").labels
+    weights = images.weights(labels)[labels]
+    return replace(score, losses=score.losses * weights, hits=score.hits * weights)
 
 
 def _fit(
@@ -195,6 +222,11 @@ def choose(history: SearchHistory) -> Candidate | None:
 
 
 def is_chosen_as_whole(history: SearchHistory, chosen: Candidate) -> bool:
-    """Tell whether a candidate was chosen by its training as a whole, and not by its head."""
+    """Tell whether a candidate was chosen by its training as a whole, or was clearly better so than by its head."""
     by_head = history.best_by_head()
-    return by_head is not None and chosen is not by_head
+    if by_head is None or chosen is not by_head:
+        return by_head is not None
+    whole, head = (history.last(chosen.name, depth) for depth in (WHOLE, HEAD))
+    if whole is None or head is None:
+        return False
+    return Difference.of_independent(whole.score.losses, head.score.losses).is_below_zero

@@ -13,6 +13,7 @@ from graftline.freezing.measurement import Difference
 
 FIRST_IMAGES = 500  # of the first round; at 80 % right, an accuracy of them is known to 3.5 points, a difference better
 IMAGES_PER_CLASS = 5  # of the first round at least, where there are many classes
+LEAST_OF_CLASS = 10  # scored, as far as there are: a handful of a rare class tells no two networks apart
 MOST_IMAGES = 10_000  # scored: a head of a thousand numbers per class learns little from more
 
 
@@ -43,6 +44,15 @@ def first_images(num_images: int, num_classes: int) -> int:
     (500, 5000, 300)
     """
     return min(num_images, max(FIRST_IMAGES, IMAGES_PER_CLASS * num_classes), MOST_IMAGES)
+
+
+def least_of_class(least: int, images: int, num_classes: int) -> int:
+    """Return how many images of each class are among some: half of these at most are taken for rare classes.
+
+    >>> least_of_class(10, 500, 2), least_of_class(10, 500, 100), least_of_class(10, 5_000, 1_000)
+    (10, 2, 2)
+    """
+    return min(least, images // (2 * num_classes))
 
 
 def next_images(images: int, num_images: int) -> int | None:

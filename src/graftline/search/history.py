@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -18,6 +18,7 @@ from graftline.search.halving import RoundVerdict
 
 Depth = Literal["head", "whole"]
 HEAD, WHOLE = get_args(Depth)
+FORMAT = 2  # of scores on disk; raise it when other images are scored, or in another way
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,19 @@ class SearchHistory:
         scored: the scores in the order in which they were known.
         outcomes: name of a candidate → what became of it, in words.
         verdicts: of the last round that was complete, the best first.
+        on_score: hears of each score.
     """
 
     candidates: Sequence[Candidate]
     scored: list[ScoredCandidate] = field(default_factory=list)
     outcomes: dict[str, str] = field(default_factory=dict)
     verdicts: list[RoundVerdict] = field(default_factory=list)
+    on_score: Callable[[ScoredCandidate], None] = field(default=lambda _: None)
+
+    def add(self, scored: ScoredCandidate) -> None:
+        """Note a score."""
+        self.scored.append(scored)
+        self.on_score(scored)
 
     def last(self, name: str, depth: Depth = HEAD) -> ScoredCandidate | None:
         """Return the last score of a candidate, None where it has none."""
@@ -81,6 +89,13 @@ class SearchHistory:
         most = max((one.images for one in heads), default=0)
         largest = [one for one in heads if one.images == most]
         return min(largest, key=lambda one: one.score.log_loss).candidate if largest else None
+
+    def leave_out(self, network: str, why: str) -> None:
+        """Forget the scores of a network that cannot be taken, at any size."""
+        names = {one.name for one in self.candidates if one.network == network}
+        self.outcomes |= dict.fromkeys(names, why)
+        self.scored = [one for one in self.scored if one.candidate.name not in names]
+        self.verdicts = [verdict for verdict in self.verdicts if verdict.name not in names]
 
     def difference(self, name: str, chosen: str, depth: Depth = HEAD) -> Difference | None:
         """Return how much more log loss a candidate has than the chosen one, in the last round that both were in."""
@@ -115,6 +130,7 @@ class ScoreFiles:
             np.savez(
                 temporary,
                 allow_pickle=False,
+                format=FORMAT,
                 digest=self.digest,
                 images=scored.images,
                 losses=score.losses,
@@ -138,7 +154,7 @@ class ScoreFiles:
             contextlib.suppress(OSError, KeyError, ValueError, BadZipFile),
             np.load(path, allow_pickle=False) as file,
         ):
-            if str(file["digest"]) == self.digest:
+            if self._is_own(file):
                 score = HeadScore(file["losses"], file["hits"], float(file["strength"]))
                 seconds, allowed = float(file["seconds"]), float(file["allowed"])
                 return ScoredCandidate(candidate, int(file["images"]), score, seconds, at, depth, allowed)
@@ -157,8 +173,11 @@ class ScoreFiles:
         if depth == WHOLE and recipe != self.recipe:
             return False
         with contextlib.suppress(OSError, KeyError, ValueError, BadZipFile), np.load(path, allow_pickle=False) as file:
-            return str(file["digest"]) == self.digest
+            return self._is_own(file)
         return False
+
+    def _is_own(self, file: Mapping[str, np.ndarray]) -> bool:
+        return int(file["format"]) == FORMAT and str(file["digest"]) == self.digest
 
     def _path(self, candidate: Candidate, depth: Depth, images: int) -> Path:
         return self.directory / f"{candidate.key}-{depth}-{images if depth == HEAD else self.recipe}.npz"

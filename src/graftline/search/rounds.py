@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from graftline.data.folds import assign_folds
-from graftline.data.version import Samples
+from graftline.data.version import DatasetVersion, Samples
 from graftline.errors import UserError, first_line
-from graftline.evaluation.head_score import HeadScore, score_head
-from graftline.evaluation.subset import stratified_order, warn_of_one_group
+from graftline.evaluation.head_score import Floats, HeadScore, Ints, score_head
+from graftline.evaluation.subset import class_weights, stratified_order, warn_of_one_group, with_rare_first
 from graftline.features.cache import CacheFullError
 from graftline.features.cut import UncuttableError
 from graftline.search.candidates import Candidate
 from graftline.search.contestant import BuiltCandidate, PassSeconds
-from graftline.search.halving import contenders, first_images, judge, next_images
+from graftline.search.halving import LEAST_OF_CLASS, contenders, first_images, judge, least_of_class, next_images
 from graftline.search.history import HEAD, ScoredCandidate, ScoreFiles, SearchHistory
 from graftline.search.ledger import TimeLedger
 from graftline.training.forecast import EXPORT_SECONDS
@@ -32,7 +32,8 @@ class TrainingImages:
     """The training images that heads are fitted to and scored on; no others are ever looked at.
 
     Attributes:
-        samples: in an order each beginning of which has the classes in proportion.
+        samples: in an order each beginning of which has the classes in proportion, and those of a round ten of each
+            at least, as far as there are.
         groups: of each image; those of one group look alike and are never in two folds.
         num_classes: how many the data set has.
     """
@@ -42,16 +43,23 @@ class TrainingImages:
     num_classes: int
 
     @classmethod
-    def of(cls, setup: TrainingSetup) -> "TrainingImages":
-        """Order the training images of a setup."""
-        samples = setup.version.samples("train")
-        groups = setup.version.groups("train")
+    def of(cls, version: DatasetVersion) -> "TrainingImages":
+        """Order the training images of a dataset version."""
+        samples, groups = version.samples("train"), version.groups("train")
         warn_of_one_group(groups)
-        order = stratified_order(samples.labels, samples.sha256)
-        return cls(samples.take(order), [groups[row] for row in order.tolist()], len(setup.version.class_names))
+        order, num_classes = stratified_order(samples.labels, samples.sha256), len(version.class_names)
+        first = first_images(len(order), num_classes)
+        least = least_of_class(LEAST_OF_CLASS, first, num_classes)
+        order = order[with_rare_first(samples.labels[order], first, least)]
+        return cls(samples.take(order), [groups[row] for row in order.tolist()], num_classes)
 
     def __len__(self) -> int:
         return len(self.samples.paths)
+
+    def weights(self, labels: Ints) -> Floats:
+        """Return what an image of each class (K,) counts for among some of them, so that a score is one of all."""
+        counts = np.bincount(self.samples.labels, minlength=self.num_classes)
+        return class_weights(labels, counts / len(self))
 
 
 class HeadRounds:
@@ -139,13 +147,14 @@ class HeadRounds:
                     return None
                 folds = assign_folds(samples.labels, self._images.groups[:images])
                 before = self._ledger.now
-                score = score_head(activations, samples.labels, self._images.num_classes, folds)
+                weights = self._images.weights(samples.labels)
+                score = score_head(activations, samples.labels, self._images.num_classes, folds, weights)
                 self._head_seconds = (self._ledger.now - before) / images
             scored = ScoredCandidate(candidate, images, score, self._ledger.now - start, self._ledger.now)
-            self._history.scored.append(scored)  # before the file is there: what is seen there counts
+            self._history.add(scored)  # before the file is there: what is seen there counts
             self._files.save(scored)
         else:
-            self._history.scored.append(scored)
+            self._history.add(scored)
         return scored
 
     def _is_too_late(self, candidates: Sequence[Candidate], images: int, until: float) -> bool:

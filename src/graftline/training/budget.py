@@ -16,14 +16,14 @@ from torch import nn
 from torch.nn import functional
 
 from graftline.bundle.reference import MOST_IMAGES as MOST_REFERRED
-from graftline.errors import UserError
+from graftline.errors import TooLittleTimeError, UserError
 from graftline.execution import Execution
 from graftline.features.trace import main_logits
 from graftline.freezing.depth import DEEP_BATCH, FORWARD_PER_STEP, MOST_DEEP_EPOCHS, PASSES_PER_STEP
 from graftline.freezing.evidence import most_validated
 from graftline.freezing.plan import FreezePlan
 from graftline.training.allocator import freed_memory_kept
-from graftline.training.forecast import decode_seconds, reduced_jpeg_side
+from graftline.training.forecast import autocast, decode_seconds, reduced_jpeg_side
 from graftline.training.memory_format import memory_format
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import head_is_live
@@ -34,10 +34,11 @@ ROUNDS = 8  # validations at most within the time: one that is half too long or 
 LEAST_ROUNDS = 2
 MOST_VALIDATED = 2_000  # validation images of a training with a time limit, each class in proportion
 OVERHEAD_SECONDS = 15.0  # of start, export, figures and tracking
+# Per test image and class, for intervals, figures and predictions.parquet: 9 s of a core for 10,000 of 1,000 classes.
+SCORING_SECONDS = 1e-6
 MOST_CALIBRATED = 2_000  # validation images that a bundle classifies for its calibration
 VALIDATION_SHARE = 0.25  # of the time that validations may take
 STEPS, TIMED_BATCH = 2, 16  # that are timed, after one that warms up; images of each on a CPU
-HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}  # Lightning's names of precisions
 
 
 _measured: "weakref.WeakKeyDictionary[nn.Module, float]" = weakref.WeakKeyDictionary()
@@ -99,11 +100,10 @@ def _time_steps(network: nn.Module, shape: tuple[int, ...], setup: TrainingSetup
     if inputs.ndim == 4:
         inputs = inputs.contiguous(memory_format=layout)
     forked = torch.random.fork_rng(devices=[device] if execution.is_cuda else [])  # dropout draws lots
-    autocast = torch.autocast(device.type, HALF.get(execution.precision), execution.precision in HALF)
     with freed_memory_kept(), forked:
         for _ in range(1 + STEPS):
             start = time.perf_counter()
-            with autocast:
+            with autocast(execution):
                 loss = functional.cross_entropy(main_logits(network(inputs)), labels)
             loss.backward()  # type: ignore[no-untyped-call]  # as torch has it
             if device.type != "cpu":
@@ -240,7 +240,7 @@ def check_budget(setup: TrainingSetup, seconds: float, minutes: float, *, freeze
         freezes: whether the freeze rule may freeze layers whose weights are pretrained.
 
     Raises:
-        UserError: it does not; it says what would do.
+        TooLittleTimeError: it does not; it says what would do.
     """
     features, train = setup.features, setup.version.num_images("train")
     validation = min(MOST_VALIDATED, setup.version.num_images("validation"))
@@ -257,7 +257,7 @@ def check_budget(setup: TrainingSetup, seconds: float, minutes: float, *, freeze
             what = f"{LEAST_ROUNDS} rounds, each validated by {validation:,} images, take about {needed:,.0f} s"
     if needed > seconds:
         enough = math.ceil((60 * minutes - seconds + 2 * needed) / 60)
-        raise UserError(
+        raise TooLittleTimeError(
             f"{what}, more than Train.minutes leaves beside start, test and export ({max(0, seconds):,.0f} s): give "
             f"Train.minutes={enough} (the next start need not read the images again, and may do with less), or "
             f"{_shorter_pass(setup)}."
@@ -268,7 +268,9 @@ def _shorter_pass(setup: TrainingSetup) -> str:
     """Return what makes a pass of the network shorter, as a part of a sentence."""
     decoding = decoding_seconds(setup)
     if decoding <= pass_seconds(setup) / 2:
-        return "a smaller Backbone.image_size"
+        seen, own = min(setup.graft.preprocessing.image_size), setup.version.typical_side()
+        why = f" than {seen}, as nine in ten images are at most {own} px wide or high" if 2 * own <= seen else ""
+        return f"a smaller Backbone.image_size{why}"
     side = reduced_jpeg_side(setup.version.samples("train"), setup.graft.preprocessing)
     remedy = "smaller files" if side is None else f"DecodeSettings.jpeg_side_px={side}"
     return f"{remedy}, as most of that is decoding ({1000 * decoding:,.0f} ms an image)"
@@ -303,7 +305,14 @@ def end_seconds(setup: TrainingSetup) -> float:
     tested, validation = (sum(counts[split].values()) for split in ("test", "validation"))
     calibrated, referred = min(MOST_CALIBRATED, validation), min(MOST_REFERRED, validation)
     passed = tested + calibrated + referred
-    return OVERHEAD_SECONDS + passed * pass_seconds(setup) + referred * decoding_seconds(setup)
+    classified = passed * pass_seconds(setup) + referred * decoding_seconds(setup)
+    return OVERHEAD_SECONDS + classified + scoring_seconds(setup)
+
+
+def scoring_seconds(setup: TrainingSetup) -> float:
+    """Return how long the scores of the test images take beyond those of a few of few classes."""
+    counts = setup.version.counts()["test"]
+    return SCORING_SECONDS * sum(counts.values()) * len(counts)
 
 
 def average_seconds(setup: TrainingSetup, members: int, crops: int) -> float:
@@ -317,7 +326,7 @@ def average_seconds(setup: TrainingSetup, members: int, crops: int) -> float:
     counts = setup.version.counts()
     images = sum(sum(counts[split].values()) for split in ("validation", "test"))
     each = decoding_seconds(setup) + members * crops * seconds_per_image(setup) / PASSES_PER_STEP
-    return OVERHEAD_SECONDS + images * each
+    return OVERHEAD_SECONDS + images * each + scoring_seconds(setup)
 
 
 class Clock(pl.Callback):

@@ -7,6 +7,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,20 +19,23 @@ from graftline.data.loaders import decode_sample
 from graftline.data.version import Samples
 from graftline.execution import Execution
 from graftline.features.cut import Cut
+from graftline.features.engine import GPU_BATCH
 from graftline.features.trace import main_logits
+from graftline.freezing.depth import DEEP_BATCH
 from graftline.freezing.plan import set_frozen_eval
 from graftline.training.allocator import freed_memory_kept
 from graftline.training.memory_format import avoid_copies, memory_format
 
 logger = logging.getLogger(__name__)
 
-BATCH = 8  # images that are timed
+BATCH = 8  # images that are timed on a CPU; few leave a GPU idle: there as many as a step or the frozen pass has
 REPETITIONS = 3  # of which the fastest counts
 TIMED_IMAGES = 8  # that are decoded
 # What is not timed, since it would take as long as it saves: the engine runs the frozen network at least so many times
 # as fast as torch does on a CPU (benchmarks/speed.py); exporting it; reading from and writing to a disk.
 ENGINE_SPEED_UP = 2.5
 EXPORT_SECONDS = 3.0
+HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}  # Lightning's names of precisions
 DISK_BYTES_PER_SECOND = 5e8
 
 
@@ -124,22 +128,48 @@ def time_parts(parts: Cut, image_size: tuple[int, int], channels: int, execution
         execution: where the training will run.
     """
     device = execution.torch_device
+    batch = DEEP_BATCH if execution.is_cuda else BATCH
     layout = memory_format(parts.tail, on_cpu=device.type == "cpu")
-    images = torch.zeros(BATCH, channels, *image_size, device=device).contiguous(memory_format=layout)
+    images = torch.zeros(batch, channels, *image_size, device=device).contiguous(memory_format=layout)
     trunk, tail = copy.deepcopy(parts.trunk), copy.deepcopy(parts.tail)
     for part in (trunk, tail):
         part.to(device).to(memory_format=layout)
         avoid_copies(part)
     trunk.eval()
-    activations = _no_gradient(trunk, images)
-    trunk_seconds = _seconds(lambda: _no_gradient(trunk, images), device) / BATCH
-    tail.train()
-    set_frozen_eval(tail)
-    with freed_memory_kept(), torch.random.fork_rng(devices=[device] if execution.is_cuda else []):  # dropout draws
-        step_seconds = _seconds(lambda: _step(tail, activations), device) / BATCH
-    tail_seconds = _seconds(lambda: _no_gradient(tail.eval(), activations), device) / BATCH
-    speed_up = 1.0 if execution.is_cuda else ENGINE_SPEED_UP
-    return SecondsPerImage(trunk_seconds, trunk_seconds / speed_up, step_seconds, tail_seconds)
+    with autocast(execution) if execution.is_cuda else nullcontext():  # a CPU's engine computes in float32
+        activations = _no_gradient(trunk, images)
+        trunk_seconds = _seconds(lambda: _no_gradient(trunk, images), device) / batch
+        tail.train()
+        set_frozen_eval(tail)
+        with freed_memory_kept(), torch.random.fork_rng(devices=[device] if execution.is_cuda else []):  # dropout draws
+            step_seconds = _seconds(lambda: _step(tail, activations), device) / batch
+        tail_seconds = _seconds(lambda: _no_gradient(tail.eval(), activations), device) / batch
+    engine_seconds = (
+        time_pass(trunk, image_size, channels, execution) if execution.is_cuda else trunk_seconds / ENGINE_SPEED_UP
+    )
+    return SecondsPerImage(trunk_seconds, engine_seconds, step_seconds, tail_seconds)
+
+
+def time_pass(network: nn.Module, image_size: tuple[int, int], channels: int, execution: Execution) -> float:
+    """Return how long an image takes in the frozen pass on a GPU, by a batch of black ones (B, C, H, W).
+
+    Args:
+        network: frozen; a copy of it is timed.
+        image_size: (H, W) in pixels.
+        channels: C.
+        execution: where the pass will run.
+    """
+    device = execution.torch_device
+    images = torch.zeros(GPU_BATCH, channels, *image_size, device=device).contiguous(memory_format=torch.channels_last)
+    frozen = copy.deepcopy(network).to(device).to(memory_format=torch.channels_last).eval()
+    with torch.autocast(device.type, torch.float16, enabled=execution.is_cuda):
+        return _seconds(lambda: _no_gradient(frozen, images), device) / GPU_BATCH
+
+
+def autocast(execution: Execution) -> torch.autocast:
+    """Return what lets a block compute in the precision of the training."""
+    half = HALF.get(execution.precision)
+    return torch.autocast(execution.torch_device.type, half, enabled=half is not None)
 
 
 def decode_seconds(samples: Samples, execution: Execution) -> float:

@@ -1,0 +1,186 @@
+"""The end of a search: the winner's training, also where something stands in its way."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from omegaconf import OmegaConf
+from timm.models.resnet import ResNet
+from tiny_weights import write_weights
+
+from graftline.backbones.backbone import Backbone
+from graftline.evaluation.head_score import HeadScore
+from graftline.freezing.measured import Measured
+from graftline.freezing.rule import FreezeRule
+from graftline.freezing.rules import FirstStages
+from graftline.pipeline.cli import compose
+from graftline.pipeline.runs.directory import RunDirectory
+from graftline.pipeline.search import Search
+from graftline.pipeline.searching import scoring
+from graftline.pipeline.searching.scoring import Scoring
+from graftline.pipeline.searching.trial_runs import TrialRuns
+from graftline.pipeline.searching.winner import Winner
+from graftline.pipeline.stage import StageResult
+from graftline.pipeline.train import Train
+from graftline.search.candidates import Candidate
+from graftline.search.contestant import PassSeconds
+from graftline.search.deeper import choose
+from graftline.search.history import HEAD, WHOLE, Depth, ScoredCandidate, ScoreFiles, SearchHistory
+from graftline.search.ledger import TimeLedger
+from graftline.search.options import SearchOptions
+from graftline.search.rounds import TrainingImages
+from graftline.tracking.tracking import Tracking
+from graftline.training.budget import check_budget
+from graftline.training.setup import TrainingSetup
+from graftline.training.source_decision import head_is_live
+
+WORDS = (
+    "backbone.image_size=32",
+    "backbone.weights_dir=weights",
+    "data=folder",
+    "augment=none",
+    "trainer=cpu",
+    "train.workers=0",
+    "minutes=3",
+)
+MakeWinner = Callable[..., tuple[Search, Winner, TrainingSetup]]
+
+
+@pytest.fixture
+def make_winner(color_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeWinner:
+    """Return a function that makes a search, its winner, and the setup of its comparisons."""
+    monkeypatch.chdir(tmp_path)
+    write_weights(tmp_path / "weights")
+
+    def make(backbone: str = "test_efficientnet", *words: str) -> tuple[Search, Winner, TrainingSetup]:
+        composed = compose("search", [*WORDS, f"data.path={color_folder}", f"backbone={backbone}", *words])
+        files = RunDirectory(tmp_path / "run")
+        files.config.parent.mkdir(parents=True)
+        OmegaConf.save(composed.config, files.config)
+        files.overrides.write_text(yaml.safe_dump(composed.overrides))
+        stage: Any = composed.stage
+        setup = stage._prepare(stage.check(), files)
+        return stage, Winner(stage, files.path, stage.backbone, setup.version, "parent"), setup
+
+    return make
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_machine_that_becomes_slower_costs_the_depth_and_not_the_model(
+    members: int, make_winner: MakeWinner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The winner's training measures its pass anew: here, none of the time is left for it then."""
+    search, winner, setup = make_winner()
+    search = replace(search, search=SearchOptions(members=members))
+    winner = replace(winner, search=search)
+
+    def too_slow(setup: TrainingSetup, _: float, minutes: float, *, freezes: bool) -> None:
+        check_budget(setup, 0.0, minutes, freezes=freezes)
+
+    monkeypatch.setattr("graftline.pipeline.train.check_budget", too_slow)
+    heads: list[Winner] = []
+    monkeypatch.setattr(Winner, "train_head", lambda winner: heads.append(winner))
+    _, was_interrupted = search._train_winner(winner, setup, TimeLedger(180.0), whole=False)
+    assert heads == [winner]
+    assert not was_interrupted
+
+
+@pytest.mark.parametrize("rule", [Measured(), FirstStages(number=1)])
+def test_a_network_that_cannot_be_saved_does_not_win(
+    rule: FreezeRule, make_winner: MakeWinner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next best takes its place, before a network is trained as a whole."""
+    search, _, setup = make_winner("test_resnet,test_efficientnet")
+    search = replace(search._with_fitting_networks(), freeze=rule)
+    history, images = SearchHistory(search._candidates(setup)), TrainingImages.of(setup.version)
+    files, first = ScoreFiles(tmp_path / "scores", setup.version.digest), search._first(history, setup)
+    for candidate in history.candidates:
+        loss = 0.1 if candidate.network == "test_resnet" else 0.2
+        score = HeadScore(np.full(36, loss) + np.arange(36) / 1e3, np.ones(36), 1.0)
+        files.save(ScoredCandidate(candidate, 36, score, 1.0, 1.0))
+    forward = ResNet.forward_features  # ONNX has no Bessel functions
+    monkeypatch.setattr(ResNet, "forward_features", lambda self, x: torch.special.bessel_j0(forward(self, x)))
+    monkeypatch.setattr("graftline.backbones.families.TRIED", frozenset({"efficientnet"}))
+    known = history, setup, images, TimeLedger(180.0), files, first, PassSeconds(0.0, 1e-12)
+    compared: list[SearchHistory] = []
+    monkeypatch.setattr(scoring, "train_deeper", lambda _, history, *__: compared.append(history))
+    assert not Scoring(search.freeze, *known, search._check_candidate).run(tmp_path / "checkpoints")
+    assert bool(compared) is isinstance(rule, Measured), "only what may be trained as a whole is compared so"
+    chosen = choose(history)
+    assert chosen is not None
+    assert chosen.network == "test_efficientnet"
+    assert "cannot be written as ONNX" in history.outcomes["test_resnet 32 px"]
+    assert {one.candidate.network for one in history.scored} == {"test_efficientnet"}
+
+
+def test_the_head_alone_is_trained_on_cached_activations_whatever_was_configured(
+    make_winner: MakeWinner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixed = "train.mixup_alpha=0.2", "train.cutmix_alpha=1.0", "train.label_smoothing=0.1"
+    _, winner, setup = make_winner("test_efficientnet", "features=live", "features.views=3", "name=foo", *mixed)
+    ran: list[Train] = []
+
+    def run(training: Train, _: Path) -> StageResult:
+        ran.append(training)
+        return StageResult()
+
+    monkeypatch.setattr(Train, "run", run)
+    winner.train_head()
+    (stage,) = ran
+    assert not head_is_live(replace(setup, features=stage.features, recipe=stage.train))
+    assert stage.features.views == 0
+    assert stage.name == "foo, test_efficientnet", "the search is called foo"
+    assert stage.train.label_smoothing == 0.1
+    config = OmegaConf.load(winner.directory / "head" / ".hydra" / "config.yaml")
+    assert (config.features.cache, config.features.views, config.minutes) == (True, 0, None)
+    assert config.name == stage.name
+    assert (config.train.mixup_alpha, config.train.cutmix_alpha) == (0.0, 0.0)
+
+
+def test_each_candidate_has_a_run_that_hears_of_each_score(tmp_path: Path) -> None:
+    tracking = Tracking(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = MlflowClient(tracking.uri, tracking.uri)
+    candidate = Candidate(Backbone("test_resnet"), 64, 1e6, 0)
+    score = HeadScore(np.full(36, 0.5), np.ones(36), 1.0)
+
+    def found(key: str) -> Run | None:
+        experiments = [one.experiment_id for one in client.search_experiments()]
+        return next(iter(client.search_runs(experiments, f"metrics.`{key}` > 0")), None)
+
+    def log(runs: TrialRuns, depth: Depth, images: int) -> Run:
+        """Log a score by the history of a search; returns the run once it has the score."""
+        history = SearchHistory([candidate], on_score=runs.log)
+        history.add(ScoredCandidate(candidate, images, score, 1.0, 1.0, depth))
+        deadline = time.monotonic() + 60
+        while (run := found(f"{depth}/log_loss")) is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return run
+
+    with TrialRuns(tracking, "colors0", tmp_path / "trials") as runs:
+        first = log(runs, HEAD, 36)
+        assert first.info.status == "RUNNING"
+        assert first.info.run_name == "test_resnet 64 px"
+        assert log(runs, WHOLE, 72).info.run_id == first.info.run_id
+        runs.tell_outcomes(SearchHistory([candidate], outcomes={candidate.name: "chosen"}))
+    ended = client.get_run(first.info.run_id)
+    assert ended.info.status == "FINISHED"
+    assert ended.data.tags["graftline.outcome"] == "chosen"
+
+
+def test_a_search_goes_on_without_runs_of_its_candidates(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    away = Tracking(uri=f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}")
+    candidate, score = Candidate(Backbone("test_resnet"), 64, 1e6, 0), HeadScore(np.ones(36), np.ones(36), 1.0)
+    with TrialRuns(away, "colors0", tmp_path / "trials") as runs:
+        for images in (36, 72):
+            runs.log(ScoredCandidate(candidate, images, score, 1.0, 1.0))
+    assert caplog.text.count("have no run in MLflow") == 1
