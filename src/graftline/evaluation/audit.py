@@ -3,6 +3,7 @@
 Letters: N images, F numbers per image, K classes.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,8 +19,11 @@ from graftline.evaluation.head_score import Ints
 from graftline.evaluation.label_errors import LabelErrors, find_label_errors, units_of
 from graftline.evaluation.near_duplicates import Likeness, find_near_duplicates
 from graftline.evaluation.odd_images import find_odd_images
+from graftline.words import join_names
 
 LARGEST_UNIT = 0.1  # of the images: where more of them are linked, one like the next, they are alike but no copies
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +65,8 @@ class Audit:
 
         Returns:
             Columns sha256, path, label, suggested, score, reason and decision, which is empty. The score is the
-            probability of the label, by heads that have not seen the image. Probable label errors come first.
+            probability of the label, by heads that have not seen the image; NaN if it cannot be checked. Probable label
+            errors come first.
         """
         reasons: dict[int, list[str]] = {}
         for row in self.likely_errors.tolist():
@@ -123,4 +128,17 @@ def audit(
     if len(pairs) and np.bincount(units).max() > LARGEST_UNIT * len(labels):
         units = units_of(groups, pairs.iloc[:0])
     errors = find_label_errors(activations, labels, len(class_names), units)
+    _tell_of_unchecked(class_names, labels[np.isnan(errors.quality)])
     return Audit(images.reset_index(drop=True), class_names, errors, pairs, find_odd_images(facts.table))
+
+
+def _tell_of_unchecked(class_names: Sequence[str], labels: Ints) -> None:
+    """Say of which classes no image's label can be checked, given the labels of these images."""
+    if not len(labels):
+        return
+    counts = np.bincount(labels)
+    names = [f"“{class_names[number]}” ({counts[number]:,})" for number in np.flatnonzero(counts).tolist()]
+    logger.warning(
+        f"{len(labels):,} labels cannot be checked: all images of {join_names(names)} are of one group or almost the "
+        "same, or there is only one, so that the head that judges them has not seen the class."
+    )
