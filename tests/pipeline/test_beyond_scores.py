@@ -21,6 +21,10 @@ from graftline.pipeline.evaluating.scoring import PREDICTIONS_FILE
 from graftline.pipeline.training.result import TrainResult
 from graftline.tracking.tracking import Tracking
 
+SAID = (
+    "The model is significantly less accurate on 2 of 4 slices than on other images of the same classes: aspect 1.5 ("
+)
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -65,7 +69,7 @@ def test_the_slices_and_the_earlier_model_are_told_after_the_scores(
 ) -> None:
     first = train("name=first", "trainer.max_epochs=6")
     said = " ".join(capsys.readouterr().out.split())
-    assert "The model is significantly less accurate on 2 of 4 slices: aspect 1.5 (" in said
+    assert SAID in said
     assert "Against" not in said, "there is nothing to compare the first model with"
     found = written(first)
     assert {(one["column"], one["value"]) for one in found["worse_slices"]} == {
@@ -85,7 +89,7 @@ def test_the_slices_and_the_earlier_model_are_told_after_the_scores(
     assert "figures/slices.svg" in {item.path for item in place.mlflow.list_artifacts(first.run_id, "figures")}
     assert "test/slices.csv" in {item.path for item in place.mlflow.list_artifacts(first.run_id, "test")}
     card = (first.bundle / "README.md").read_text(encoding="utf-8")
-    assert "The model is significantly less accurate on 2 of 4 slices: aspect 1.5 (" in card
+    assert SAID in card
     assert re.search(r"\| aspect 1\.5 \| \d+ \| .* % \| .* to .* % \|", card)
     assert 'id="comparison"' not in page
     assert "compare runs=" in page
