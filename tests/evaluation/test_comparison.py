@@ -94,6 +94,21 @@ def test_the_order_of_images_and_classes_does_not_matter(decision: Decision) -> 
         assert found.rows[0].differences[name].high == pytest.approx(difference.high)
 
 
+def test_that_models_answer_by_other_decisions_is_told() -> None:
+    """The same probabilities, answered by thresholds."""
+    model = made()["model 0"]
+    other = in_other_order(replace(model, decision=DECISIONS[1]))
+    found = compare({"one": model, "other": other}, resamples=100)
+    assert verdicts(found) == ["worse"]
+    assert found.notes[0] == (
+        "The models do not answer alike: other answers by thresholds of its own, one answers with the most probable "
+        "class. AUROC, log loss and Brier score compare the networks alone."
+    )
+    assert compare({"one": model, "other": other}, "log_loss", resamples=100).decision_note == ""
+    alike = {"one": replace(model, decision=replace(DECISIONS[1], set_threshold=0.2)), "other": other}
+    assert compare(alike, resamples=100).decision_note == ""
+
+
 def test_weights_are_those_of_the_first() -> None:
     assert "accuracy_weighted" in compare(made(), resamples=100).rows[0].differences
 

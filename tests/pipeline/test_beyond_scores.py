@@ -14,6 +14,7 @@ from PIL import Image
 from workplace import TINY, Workplace
 
 from conftest import COLORS, paint
+from graftline.bundle.decision import Decision
 from graftline.evaluation.predictions import Predictions
 from graftline.pipeline.cli import compose
 from graftline.pipeline.evaluating.earlier_model import compare_with_earlier
@@ -122,7 +123,12 @@ def _other_earlier_models(
     earlier = compare_with_earlier(of_second, version, tracking, 100, 0)
     assert earlier is not None
     assert earlier.sentence.startswith("Against the champion mixed/1: accuracy -")
+    assert earlier.sentence.endswith(": worse.")
     assert earlier.to_json()["reference"] == "models:/mixed/1"
+    by_thresholds = replace(of_second, decision=Decision(thresholds=(0.9, 0.1)))
+    of_other_kind = compare_with_earlier(by_thresholds, version, tracking, 100, 0)
+    assert of_other_kind is not None
+    assert "this model answers by thresholds of its own" in of_other_kind.sentence
     assert compare_with_earlier(of_first, version, tracking, 100, 0) is None, "that is the champion itself"
     assert compare_with_earlier(replace(of_second, split_digest="elsewhere"), version, tracking, 100, 0) is None
     with pytest.raises(IndexError):  # a fault of the program is not hushed up

@@ -32,11 +32,13 @@ from graftline.evaluation.significance import (
     smallest_difference,
     two_sided,
 )
+from graftline.words import join_names
 
 # Those of a score table whose differences resampling can judge; the calibration error's resamples have a bias of their
 # own (Kumar et al. 2019, arXiv 1909.10155, section 2).
 Metric = Literal["accuracy", "accuracy_weighted", "balanced_accuracy", "f1_macro", "auroc", "log_loss", "brier"]
 ComparisonVerdict = Literal["better", "worse", "no difference shown"]
+OF_PROBABILITIES = ("auroc", "log_loss", "brier")  # the other scores are of the class that is answered
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -93,6 +95,7 @@ class Comparison:
         reference: the first.
         rows: the others, in their order.
         num_groups: of the images, where any two are of one; these are drawn whole, if there are several.
+        decision_note: how each model answers, in a sentence, where that differs and the score is of the answers.
     """
 
     metric: Metric
@@ -103,6 +106,7 @@ class Comparison:
     reference: ScoredModel
     rows: tuple[PairedComparison, ...]
     num_groups: int | None = None
+    decision_note: str = ""
 
     def smallest_difference(self, row: PairedComparison) -> float | None:
         """Return the smallest difference in accuracy that these images could have shown for two that differ so often.
@@ -122,6 +126,7 @@ class Comparison:
     def notes(self) -> list[str]:
         """What a reader must know before believing the verdicts, in sentences."""
         notes = [] if self.num_groups is None else [f"{groups_in_words(self.num_images, self.num_groups)}."]
+        notes += [self.decision_note] if self.decision_note else []
         if self.metric == "accuracy" and self.num_groups in (None, 1):
             notes.append(self._power_note())
         if len(self.rows) > 1:
@@ -208,7 +213,17 @@ def compare(
         reference=ScoredModel(reference.name, reference.scores),
         rows=tuple(rows),
         num_groups=tested.num_groups if tested.num_groups < len(tested.labels) else None,
+        decision_note="" if metric in OF_PROBABILITIES else _decision_note(aligned),
     )
+
+
+def _decision_note(models: Mapping[str, Predictions]) -> str:
+    """Say how models answer, given the probabilities, if not all do so alike; else nothing."""
+    if len({(one.decision.thresholds, one.decision.costs) for one in models.values()}) == 1:
+        return ""
+    answers = sorted((one.decision.in_words, name) for name, one in models.items())  # the most probable class last
+    told = join_names([f"{name} answers {in_words}" for in_words, name in answers], MOST_NAMES)
+    return f"The models do not answer alike: {told}. AUROC, log loss and Brier score compare the networks alone."
 
 
 class _Sampled:
