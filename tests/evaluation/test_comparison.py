@@ -126,6 +126,16 @@ def test_the_same_answers_are_no_difference() -> None:
     assert (row.won, row.lost, row.p_value, row.verdict) == (0, 0, 1.0, "no difference shown")
 
 
+@pytest.mark.parametrize("groups", [None, [f"day {number // 4}" for number in range(200)]])
+def test_models_that_agree_about_every_image_may_still_differ(groups: list[str] | None) -> None:
+    """Bonett and Price's interval, of one discordant image, or group, added to either side."""
+    model = replace(made()["model 0"], groups=groups)
+    found = compare({"one": model, "other": replace(model, logits=2 * model.logits)}, resamples=100).rows[0]
+    difference, units = found.differences["accuracy"], 200 if groups is None else 50
+    assert difference.value == 0
+    assert difference.high == -difference.low == pytest.approx(1.96 * np.sqrt(2) / (units + 2), rel=0.06)
+
+
 def test_several_comparisons_are_corrected() -> None:
     models = made(4, num_images=120)
     rows = compare(models, resamples=100).rows

@@ -22,6 +22,7 @@ from graftline.evaluation.metrics import (
     widened,
 )
 from graftline.evaluation.notes import groups_in_words
+from graftline.evaluation.paired import widened_difference
 from graftline.evaluation.predictions import Predictions
 from graftline.evaluation.significance import (
     ALPHA,
@@ -245,7 +246,11 @@ class _Sampled:
     def differences(self, reference: "_Sampled") -> dict[str, Interval]:
         """Return how much more of each score it has, with the interval."""
         more = {one: value - reference.values[one] for one, value in self.values.items()}
-        return _intervals(more, {one: self.spread[one] - reference.spread[one] for one in more})
+        found = _intervals(more, {one: self.spread[one] - reference.spread[one] for one in more})
+        groups = self.predictions.drawn_groups
+        return found | {
+            "accuracy": widened_difference(found["accuracy"], self.correct, reference.correct, groups),
+        }
 
     def discordant(self, reference: "_Sampled") -> tuple[int, int]:
         """Return for how many images only it is right, and for how many only the reference."""

@@ -21,6 +21,7 @@ from graftline.evaluation.bootstrap import Ints, multiplicities
 from graftline.evaluation.evaluation import Evaluation, EvaluationResult
 from graftline.evaluation.metrics import TAILS, Interval, score, widened_share
 from graftline.evaluation.notes import notes_on
+from graftline.evaluation.paired import widened_difference
 from graftline.evaluation.predictions import predict_split
 
 MOST_TIMED, TIMED_SECONDS = 32, 1.0  # images behind each measured time: as many as take about a second
@@ -245,11 +246,15 @@ def score_candidates(
         groups: (N,) of the images, as for `graftline.evaluation.bootstrap.multiplicities`.
     """
     scored = list(map(partial(_score_images, labels), candidates))
-    correct = np.array([hits for _, hits, _ in scored], np.float64)  # (R, N)
+    hits = np.array([of_images for _, of_images, _ in scored])  # (R, N)
     losses = np.array([terms for *_, terms in scored])  # (R, N)
     kept = [candidate for candidate, *_ in scored]
-    resampled, accuracy_gain = _with_gain(correct, resamples, seed, groups)
+    resampled, accuracy_gain = _with_gain(hits.astype(np.float64), resamples, seed, groups)
     accuracy = [widened_share(one, np.ones(len(labels)), groups) for one in resampled]
+    accuracy_gain[1:] = [
+        widened_difference(gain, of_row, hits[0], groups)
+        for gain, of_row in zip(accuracy_gain[1:], hits[1:], strict=True)
+    ]
     log_loss, log_loss_gain = _with_gain(losses, resamples, seed, groups)
     on_frontier = frontier([one.milliseconds for one in kept], [one.value for one in accuracy])
     return [
