@@ -119,8 +119,8 @@ class Comparison:
             return None
         return smallest_difference(self.num_images, row.won + row.lost, row.level)
 
-    def findable_difference(self, row: PairedComparison) -> float:
-        """Return the true difference in accuracy that as many images find four times in five."""
+    def findable_difference(self, row: PairedComparison) -> float | None:
+        """Return the true difference in accuracy that as many images find four times in five; None: there is none."""
         return findable_difference(self.num_images, row.won + row.lost, row.level)
 
     @property
@@ -136,19 +136,13 @@ class Comparison:
 
     def _power_note(self) -> str:
         """Say what differences in accuracy as many images show at all."""
-        able = [
-            (found, self.findable_difference(row))
-            for row in self.rows
-            if (found := self.smallest_difference(row)) is not None
-        ]
+        able = [(found, row) for row in self.rows if (found := self.smallest_difference(row)) is not None]
+        findable = [found for _, row in able if (found := self.findable_difference(row)) is not None]
         images = f"{self.num_images:,} images"
         if not able:
             return f"{images} show no difference in accuracy at all between models that agree about nearly all of them."
-        least, findable = zip(*able, strict=True)
-        return (
-            f"{images} show differences in accuracy of {_range(least)} points or more, and a true one of "
-            f"{_range(findable)} points four times in five."
-        )
+        told = f", and a true one of {_range(findable)} points four times in five" if findable else ""
+        return f"{images} show differences in accuracy of {_range([least for least, _ in able])} points or more{told}."
 
 
 def _range(shares: Sequence[float]) -> str:
