@@ -90,13 +90,16 @@ class Audit:
 
     def _duplicates(self) -> dict[int, str]:
         """Return the images that could go, of each pair that of the split which is trained on, and their best likes."""
+        first, second = (self.pairs[side].to_numpy(np.int64) for side in ("first", "second"))
+        splits, labels, paths = (self.images[column].tolist() for column in ("split", "label", "path"))
+        places = np.array([SPLITS.index(split) for split in splits])
+        is_first = places[first] < places[second]
+        going, staying = np.where(is_first, first, second), np.where(is_first, second, first)
         found: dict[int, str] = {}
-        for first, second in self.pairs[["first", "second"]].itertuples(index=False, name=None):
-            place = [SPLITS.index(split) for split in self.images["split"].iloc[[first, second]]]
-            goes, stays = (first, second) if place[0] < place[1] else (second, first)
-            other = self.images.iloc[stays]
-            label = "" if other["label"] == self.images["label"].iloc[goes] else f", labeled {other['label']}"
-            found.setdefault(int(goes), f"almost the same as {other['path']} ({other['split']}{label})")
+        for goes, stays in zip(going.tolist(), staying.tolist(), strict=True):
+            if goes not in found:
+                label = "" if labels[stays] == labels[goes] else f", labeled {labels[stays]}"
+                found[goes] = f"almost the same as {paths[stays]} ({splits[stays]}{label})"
         return found
 
 
