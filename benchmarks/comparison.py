@@ -93,9 +93,9 @@ def power(tests: int, skills: tuple[float, float] = (1.5, 1.8)) -> tuple[float, 
     images, claimed, found = 700, list[float](), 0
     for seed in range(tests):
         comparison = _compared(classifiers(skills, np.random.default_rng(seed), images))
-        claimed.append(comparison.findable_difference(comparison.rows[0]))
+        claimed.append(comparison.findable_difference(comparison.rows[0]) or np.nan)
         found += comparison.rows[0].verdict == "better"
-    return truth, float(np.mean(claimed)), found / tests
+    return truth, float(np.nanmean(claimed)), found / tests
 
 
 def _compared(made: Sequence[Predictions], metric: Metric = "accuracy") -> Comparison:

@@ -160,6 +160,7 @@ class Evaluate:
         references = self.runs or [model_uri or str(self.bundle)]
         members = open_members(references, self.tracking, self.data.dataset_name(), self.evaluation.engine, execution)
         members.warn_of_decisions()
+        members.warn_of_refusals()
         whole = members.everyone(self.crops[-1], self.average)
         # it refuses what they cannot take
         grid = Grid(members.predictors, tuple(self.crops), whole.decoding, members.references, self.average)

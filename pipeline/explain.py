@@ -238,8 +238,8 @@ def _show(explanations: Sequence[Explanation], chosen: _Chosen, model: BundleTru
     )
     if covered := sum(one.method == OCCLUSION for one in explanations):
         say(
-            f"The answer for {covered} of {len(explanations)} images depends on no map of the image that Grad-CAM "
-            "could use: places in them were covered one after the other (occlusion)."
+            f"In {covered} of {len(explanations)} images places were covered one after the other (occlusion): the "
+            "answer depends on no map that Grad-CAM could use, or is surer without the places that Grad-CAM shows."
         )
     if sentence := _sentence(explanations):
         say(sentence)

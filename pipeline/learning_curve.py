@@ -128,6 +128,8 @@ class LearningCurveStage:
             run_id=run.id,
             facts={
                 "dataset_digest": version.digest,
+                "backbone": self.backbone.name,
+                "image_size_px": trunk.setup.graft.preprocessing.image_size[0],
                 "run_id": run.id,
                 "sizes": curve.sizes.tolist(),
                 "accuracy": [round(1 - error, 5) for error in curve.errors.tolist()],

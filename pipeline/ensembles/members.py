@@ -90,11 +90,11 @@ class Members:
             )
 
     def warn_of_refusals(self) -> None:
-        """Say that an ensemble of the members refuses no image, where some of them do."""
+        """Say that an average over members or crops refuses no image, where some of the members do."""
         if any(one.refusal is not None for one in self.predictors):
             warn(
-                "Some members mark images that are none of the classes, as they were trained with refuse; the ensemble "
-                "marks none: where that is needed, take such a member by itself."
+                "Images that are none of the classes are not marked: a model that was trained with refuse marks them "
+                "alone and on one crop, and an average over members or crops marks none."
             )
 
 

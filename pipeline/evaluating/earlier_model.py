@@ -36,8 +36,8 @@ class EarlierModel:
         row = self.comparison.rows[0]
         return (
             f"Against {self.name}: accuracy {format_difference('accuracy', row.differences['accuracy'])}, "
-            f"p {format_p_value(row.p_value)}: {row.verdict}."
-        )
+            f"p {format_p_value(row.p_value)}: {row.verdict}. {self.comparison.decision_note}"
+        ).strip()
 
     def to_json(self) -> dict[str, Any]:
         """Return what goes into ``result.json``."""

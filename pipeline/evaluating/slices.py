@@ -45,10 +45,12 @@ def write_slices(predictions: Predictions, version: DatasetVersion, directory: P
     if slices:
         rows = [(one.name, f"{one.images:,}", _percent(one), f"{100 * one.rest:.1f} %") for one in slices[:MOST_TOLD]]
         print_table(
-            f"Slices with the lowest accuracy, of {len(slices)}", ("images with", "number", "accuracy", "others"), rows
+            f"Slices with the lowest accuracy, of {len(slices)}",
+            ("images with", "number", "accuracy", "others of these classes"),
+            rows,
         )
     say(sentence(slices))
-    return _write(slices, predictions, directory)
+    return _write(slices, directory)
 
 
 def write_known_slices(predictions: Predictions, version: DatasetVersion, directory: Path) -> SliceReport | None:
@@ -60,7 +62,7 @@ def write_known_slices(predictions: Predictions, version: DatasetVersion, direct
     if not slices:
         return None
     say(sentence(slices))
-    return _write(slices, predictions, directory)
+    return _write(slices, directory)
 
 
 def _of_manifest(version: DatasetVersion, sha256: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
@@ -76,10 +78,9 @@ def _with_further(columns: pd.DataFrame, version: DatasetVersion, sha256: Sequen
     return columns.join(further.rename(columns={name: f"{name} as told" for name in twice}))
 
 
-def _write(slices: list[Slice], predictions: Predictions, directory: Path) -> SliceReport:
+def _write(slices: list[Slice], directory: Path) -> SliceReport:
     _write_table(slices, directory / SLICES_FILE)
-    accuracy = float((predictions.predicted == predictions.labels).mean())
-    write_slices_figure(slices, accuracy, directory / FIGURES_FOLDER / "slices.svg")
+    write_slices_figure(slices, directory / FIGURES_FOLDER / "slices.svg")
     return SliceReport(slices, sentence(slices), [asdict(one) for one in slices if one.is_worse])
 
 

@@ -1,4 +1,4 @@
-"""What runs have logged of a model's answers: it is taken where it must be the same, so that no network runs twice.
+"""What runs have logged of a model's answers: it is taken where it must be the same, so that no test runs twice.
 
 That is so for the same bundle, by its digest, which names the network, the preprocessing and the calibration, and for
 the same images, by theirs, decoded likewise, on one crop. An engine, a device or a training that computed ahead may

@@ -1,13 +1,14 @@
 """What other stages have found about a model or its images, for its report: they are known by the digests they note.
 
 An explanation is of the same bundle, an audit and a learning curve are of the same dataset version; the newest output
-directory of each stage that says so is taken.
+directory of each stage that says so is taken, of learning curves one with the model's backbone first.
 """
 
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from PIL import Image
@@ -25,20 +26,24 @@ CURVE_PICTURE = "learning_curve.png"
 OUTPUTS = Path("outputs")  # where stages write, as conf/hydra/default.yaml has it
 MOST_READ = 50  # output directories of a stage, the newest
 MOST_LABELS = 6  # suspect ones that are shown
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 logger = logging.getLogger(__name__)
 
 
-def find_summaries(version: DatasetVersion, bundle_digest: str = "", split: str = "test") -> list[StageSummary]:
+def find_summaries(
+    version: DatasetVersion, bundle_digest: str = "", split: str = "test", backbone: str = ""
+) -> list[StageSummary]:
     """Return what other stages have found; that files of theirs cannot be read is logged, and no more.
 
     Args:
         version: the images.
         bundle_digest: of the model; empty: nobody can have explained it yet.
         split: whose mistakes would be explained.
+        backbone: of the model, whose learning curve is preferred; empty: the newest one is taken.
     """
     found = list[StageSummary]()
-    for summaries in (_explanations(bundle_digest, split), _audit(version), _learning_curve(version)):
+    for summaries in (_explanations(bundle_digest, split), _audit(version), _learning_curve(version, backbone)):
         try:
             found += summaries
         except (UserError, OSError, ValueError, KeyError, TypeError) as error:  # people edit, move and remove files
@@ -85,11 +90,13 @@ def _suspect_labels(file: Path) -> list[SuspectLabel]:
     ]
 
 
-def _learning_curve(version: DatasetVersion) -> Iterator[StageSummary]:
-    keys = ["metrics", "check_holds", "label_next"]
-    for directory, result in _newest(LEARNING_CURVE, {"dataset_digest": version.digest}, keys, CURVE_PICTURE):
+def _learning_curve(version: DatasetVersion, backbone: str) -> Iterator[StageSummary]:
+    keys = ["metrics", "check_holds", "label_next", "backbone", "image_size_px"]
+    wanted, preferred = {"dataset_digest": version.digest}, {"backbone": backbone}
+    for directory, result in _newest(LEARNING_CURVE, wanted, keys, CURVE_PICTURE, preferred):
         value, low, high = (100 * result["metrics"]["gain/times_2"][end] for end in ("value", "low", "high"))
-        told = [f"Twice the labels would bring {value:+.1f} [{low:.1f}, {high:.1f}] points of accuracy."]
+        gain = f"twice the labels would bring {value:+.1f} [{low:.1f}, {high:.1f}] points of accuracy"
+        told = [f"Heads on {result['backbone']} at {result['image_size_px']} px: {gain}."]
         if result["label_next"]:
             told.append(f"Those of “{result['label_next']}” would bring most.")
         if not result["check_holds"]:
@@ -107,7 +114,7 @@ def _picture(file: Path, name: str) -> PictureFile:
 
 
 def _newest(
-    stage: str, wanted: Mapping[str, str], keys: Sequence[str], file: str
+    stage: str, wanted: Mapping[str, str], keys: Sequence[str], file: str, preferred: Mapping[str, str] = NOTHING
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield the newest output directory of a stage, and its result, at most one.
 
@@ -116,14 +123,19 @@ def _newest(
         wanted: what the result must say.
         keys: that it must have.
         file: that must be there.
+        preferred: what it should say; else it may be any.
     """
     results = sorted((OUTPUTS / stage).glob("*/result.json"), key=lambda one: one.stat().st_mtime, reverse=True)
+    found = []
     for one in results[:MOST_READ]:
         try:
             result = json.loads(one.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # people edit and move files
             continue
-        says_so = isinstance(result, dict) and all(result.get(key) == value for key, value in wanted.items())
-        if says_so and result.keys() >= set(keys) and (one.parent / file).is_file():
-            yield one.parent, result
-            return
+        if _says(result, wanted) and result.keys() >= set(keys) and (one.parent / file).is_file():
+            found.append((one.parent, result))
+    yield from sorted(found, key=lambda one: not _says(one[1], preferred))[:1]
+
+
+def _says(result: object, wanted: Mapping[str, str]) -> bool:
+    return isinstance(result, dict) and all(result.get(key) == value for key, value in wanted.items())

@@ -187,7 +187,7 @@ def write_run_report(outcome: TrainOutcome, run_id: str) -> Path:
         "Again": outcome.files.command(program(), "train"),
     }
     fit, chooses = adjusted.calibration, bool(adjusted.decision.sentence) or adjusted.refusal is not None
-    summaries = find_summaries(version)
+    summaries = find_summaries(version, backbone=outcome.backbone)
     known = Known(
         is_tested=result is not None,
         has_slices=bool(outcome.slices),

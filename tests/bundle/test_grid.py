@@ -1,5 +1,8 @@
 """Members and crops together give what each gives alone, averaged."""
 
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +12,9 @@ from scipy.special import log_softmax as scipys_log_softmax
 from scipy.special import softmax as scipys_softmax
 
 from graftline.augment.crops import cut
+from graftline.bundle import grid as grid_module
 from graftline.bundle.decision import Decision
-from graftline.bundle.grid import Grid, log_mean, log_softmax
+from graftline.bundle.grid import Average, Grid, log_softmax, mean_logits, true_log_probabilities
 from graftline.bundle.predictor import Predictor, softmax
 from graftline.data.decoding import PLAIN
 from graftline.errors import UserError
@@ -51,9 +55,49 @@ def test_means_of_probabilities_are_those_of_scipy() -> None:
     logits = np.random.default_rng(0).normal(0, 30, (4, 5, 3)).astype(np.float32)
     shares = np.array([0.5, 0.0, 0.25, 0.25])
     expected = np.tensordot(shares, scipys_softmax(logits.astype(np.float64), axis=-1), axes=1)
-    np.testing.assert_allclose(np.exp(log_mean(logits, shares).astype(np.float64)), expected, rtol=1e-5)
-    np.testing.assert_array_equal(log_mean(logits, np.array([0, 1.0, 0, 0])), logits[1])
+    np.testing.assert_allclose(
+        np.exp(mean_logits(logits, shares, "probabilities").astype(np.float64)), expected, rtol=1e-5
+    )
+    np.testing.assert_array_equal(mean_logits(logits, np.array([0, 1.0, 0, 0]), "probabilities"), logits[1])
     np.testing.assert_allclose(log_softmax(logits), scipys_log_softmax(logits.astype(np.float64), axis=-1))
+
+
+@contextmanager
+def largest_memory() -> Iterator[list[int]]:
+    """Yield a list that holds, afterwards, how many bytes were held at once."""
+    held = list[int]()
+    tracemalloc.start()
+    try:
+        yield held
+        held.append(tracemalloc.get_traced_memory()[1])
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+def test_averages_are_computed_in_blocks(average: Average, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = np.random.default_rng(0).normal(0, 3, (2, 20_000, 100)).astype(np.float32)
+    labels, shares = np.arange(20_000) % 100, np.array([0.25, 0.75])
+    few = mean_logits(logits[:, 4_990:5_010], shares, average)
+    monkeypatch.setattr(grid_module, "BLOCK", 200_000)
+    with largest_memory() as held:
+        mean = mean_logits(logits, shares, average)
+        losses = true_log_probabilities(logits[0], labels)
+    assert held[0] < logits.nbytes, "of which the answer is a half"
+    np.testing.assert_allclose(mean[4_990:5_010], few, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(losses, scipys_log_softmax(logits[0].astype(np.float64), axis=-1)[range(20_000), labels])
+
+
+def test_logits_of_many_images_are_kept_once(member: Predictor, pictures: list[np.ndarray]) -> None:
+    names = tuple(map(str, range(20_000)))
+    many = replace(
+        member, class_names=names, engine=lambda images, _: [np.zeros((len(images), len(names)), np.float32)]
+    )
+    with largest_memory() as held:
+        found = grid(many, crops=("1",)).logits(10 * pictures, batch_size=4)
+    assert held[0] < 1.5 * found.nbytes
+    own = grid(member, crops=("1",))
+    np.testing.assert_array_equal(own.logits(iter(pictures), 2), own.logits(pictures, 2))
 
 
 def test_logits_of_crops_are_averaged_where_that_was_asked(member: Predictor, pictures: list[np.ndarray]) -> None:

@@ -55,6 +55,20 @@ def test_the_quality_of_a_label_is_its_probability_by_a_fit_without_the_image() 
     assert not (found.likely & (found.suggested == labels)).any()
 
 
+@pytest.mark.parametrize(("images", "units"), [(1, [60]), (15, [60] * 15), (15, range(60, 75))])
+@pytest.mark.filterwarnings("error")  # cleanlab's, of a class of too few images
+def test_a_label_that_no_head_knows_is_not_judged(images: int, units: Sequence[int]) -> None:
+    """Two classes of 30 images far from each other, and a third one that is in one fold where it is one unit."""
+    labels = np.repeat([0, 1, 2], [30, 30, images])
+    generator = np.random.default_rng(0)
+    activations = 8 * np.eye(3, 9)[labels] + generator.normal(size=(len(labels), 9))
+    wrong = 0
+    activations[wrong] += 8 * (np.eye(3, 9)[1] - np.eye(3, 9)[0])
+    found = find_label_errors(activations, labels, 3, np.array([*range(60), *units]))
+    assert found.likely.nonzero()[0].tolist() == [wrong]
+    assert np.isnan(found.quality).tolist() == ((labels == 2) & (len(set(units)) == 1)).tolist()
+
+
 def test_what_belongs_together_is_one_unit() -> None:
     pairs = pd.DataFrame({"first": [0, 3], "second": [4, 5]})
     assert units_of(["a", "a", "b", "c", "d", "e"], pairs).tolist() == [0, 0, 1, 2, 0, 2]
@@ -152,7 +166,7 @@ def test_odd_images_are_named() -> None:
     assert odd["name"].value_counts().max() <= 2  # one in a hundred
 
 
-def test_the_table_asks_for_a_decision_on_each_image_once() -> None:
+def test_the_table_asks_for_a_decision_on_each_image_once(caplog: pytest.LogCaptureFixture) -> None:
     """Wrong labels first; of a pair, the copy that is trained on may go; what was settled is not asked again."""
     digits = load_digits()
     labels = digits.target.astype(np.int64)[:400]
@@ -173,9 +187,10 @@ def test_the_table_asks_for_a_decision_on_each_image_once() -> None:
     activations[350] = activations[20]
     facts = pd.DataFrame(0.5, range(400), list(FACTS))
     facts.loc[30, "brightness"] = 0.001
-    found = audit(
-        table, activations, given, names, table["sha256"].tolist(), ImageFacts(facts, thumbnails), Likeness(0.99, 0.99)
-    )
+    groups = [sha256 if label != 1 else "ones" for sha256, label in zip(table["sha256"], given, strict=True)]
+    found = audit(table, activations, given, names, groups, ImageFacts(facts, thumbnails), Likeness(0.99, 0.99))
+    ones = (given == 1).sum()
+    assert f"{ones} labels cannot be checked: all images of “1” ({ones}) are of one group" in caplog.text
     settled = pd.DataFrame({"sha256": [table["sha256"][0]], "label": [table["label"][0]]})
     decisions = found.decisions(settled)
     assert decisions.columns.tolist() == ["sha256", "path", "label", "suggested", "score", "reason", "decision"]

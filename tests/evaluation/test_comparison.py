@@ -94,6 +94,31 @@ def test_the_order_of_images_and_classes_does_not_matter(decision: Decision) -> 
         assert found.rows[0].differences[name].high == pytest.approx(difference.high)
 
 
+def test_that_models_answer_by_other_decisions_is_told() -> None:
+    """The same probabilities, answered by thresholds."""
+    model = made()["model 0"]
+    other = in_other_order(replace(model, decision=DECISIONS[1]))
+    found = compare({"one": model, "other": other}, resamples=100)
+    assert verdicts(found) == ["worse"]
+    assert found.notes[0] == (
+        "The models do not answer alike: other answers by thresholds of its own, one answers with the most probable "
+        "class. AUROC, log loss and Brier score compare the networks alone."
+    )
+    assert compare({"one": model, "other": other}, "log_loss", resamples=100).decision_note == ""
+    alike = {"one": replace(model, decision=replace(DECISIONS[1], set_threshold=0.2)), "other": other}
+    assert compare(alike, resamples=100).decision_note == ""
+
+
+def test_of_many_images_and_classes_the_auroc_is_computed_where_it_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = made()
+    usual = compare(models, "auroc", resamples=100).rows[0]
+    monkeypatch.setattr("graftline.evaluation.comparison.LONG_WORK", 200 * 3 * 100 - 1)
+    row = compare(models, resamples=100).rows[0]
+    assert row.differences == {name: one for name, one in usual.differences.items() if name != "auroc"}
+    assert row.scores == {name: one for name, one in usual.scores.items() if name != "auroc"}
+    assert compare(models, "auroc", resamples=100).rows[0] == usual
+
+
 def test_weights_are_those_of_the_first() -> None:
     assert "accuracy_weighted" in compare(made(), resamples=100).rows[0].differences
 
@@ -109,6 +134,16 @@ def test_the_same_answers_are_no_difference() -> None:
     model = made()["model 0"]
     (row,) = compare({"one": model, "other": model}, "log_loss", resamples=100).rows
     assert (row.won, row.lost, row.p_value, row.verdict) == (0, 0, 1.0, "no difference shown")
+
+
+@pytest.mark.parametrize("groups", [None, [f"day {number // 4}" for number in range(200)]])
+def test_models_that_agree_about_every_image_may_still_differ(groups: list[str] | None) -> None:
+    """Bonett and Price's interval, of one discordant image, or group, added to either side."""
+    model = replace(made()["model 0"], groups=groups)
+    found = compare({"one": model, "other": replace(model, logits=2 * model.logits)}, resamples=100).rows[0]
+    difference, units = found.differences["accuracy"], 200 if groups is None else 50
+    assert difference.value == 0
+    assert difference.high == -difference.low == pytest.approx(1.96 * np.sqrt(2) / (units + 2), rel=0.06)
 
 
 def test_several_comparisons_are_corrected() -> None:
@@ -132,12 +167,25 @@ def test_models_that_agree_do_not_count_among_what_the_images_show() -> None:
     found = compare({**models, "the same": models["model 0"]}, resamples=100)
     row, same = found.rows
     least = found.smallest_difference(row)
+    findable = found.findable_difference(row)
     assert least is not None
+    assert findable is not None
     assert found.smallest_difference(same) is None
     assert found.notes[0] == (
         f"200 images show differences in accuracy of {100 * least:.1f} points or more, and a true one of "
-        f"{100 * found.findable_difference(row):.1f} points four times in five."
+        f"{100 * findable:.1f} points four times in five."
     )
+
+
+def test_what_could_not_be_found_is_not_promised() -> None:
+    """6 of 656 images tell two models apart, 0.9 points at most: four times in five would take 1.0."""
+    labels, probabilities = np.zeros(656, np.int64), np.tile([0.9, 0.1], (656, 1))
+    better = predictions_of(probabilities.copy(), labels)
+    probabilities[:6] = [0.4, 0.6]
+    worse = predictions_of(probabilities, labels)
+    found = compare({"worse": worse, "better": better}, resamples=100)
+    assert (found.rows[0].won, found.rows[0].lost) == (6, 0)
+    assert found.notes == ["656 images show differences in accuracy of 0.9 points or more."]
 
 
 @pytest.mark.long

@@ -100,6 +100,16 @@ def test_the_interval_of_a_gain_has_the_truth_in_it_19_times_in_20() -> None:
     assert 0.91 < hits / 300 < 0.98
 
 
+def test_members_that_agree_about_all_images_may_still_differ() -> None:
+    """50 images, of which all are right: as an interval of 0.0 [0.0, 0.0] points nobody should believe it."""
+    logits, labels = grid_logits(2, 1, 50, 3)
+    logits[:, 0, np.arange(50), labels] += 9
+    for row in compare(logits, labels, ["1"], np.ones((2, 1)), resamples=100)[1:]:
+        gain = row.accuracy_gain
+        assert gain.value == 0
+        assert gain.high == -gain.low == pytest.approx(1.96 * np.sqrt(2) / 52, rel=1e-3)
+
+
 def test_the_mean_is_over_members_as_often_as_they_are_named() -> None:
     logits, _ = grid_logits(2, 1, 10, 3)
     expected = (2 * softmax(logits[0, 0]) + softmax(logits[1, 0])) / 3

@@ -8,7 +8,8 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from graftline.evaluation.head_score import INTERCEPT, fit_head, out_of_fold, score_head
+from graftline.evaluation import head_score
+from graftline.evaluation.head_score import INTERCEPT, fit_head, losses_of, out_of_fold, score_head
 
 NUM_CLASSES = 4
 
@@ -52,6 +53,17 @@ def test_it_is_near_logistic_regression_and_ranks_as_that_does() -> None:
         assert ours == pytest.approx(theirs, abs=0.1)
         losses.append(ours)
     assert losses == sorted(losses)
+
+
+def test_of_very_many_logits_some_tell_how_sure_is_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    activations, labels = made_up(8000, 20, noise=3.0)
+    folds = np.arange(8000) // NUM_CLASSES % 5
+    whole = out_of_fold(activations, labels, NUM_CLASSES, folds)
+    monkeypatch.setattr(head_score, "MOST_LOGITS", 8000)  # of 2,000 images
+    part = out_of_fold(activations, labels, NUM_CLASSES, folds)
+    assert part.logits.shape == whole.logits.shape
+    assert part.sureness != whole.sureness
+    assert losses_of(part.logits, labels).mean() == pytest.approx(losses_of(whole.logits, labels).mean(), abs=1e-3)
 
 
 def test_a_thousand_classes_of_which_some_have_no_image_in_a_fit() -> None:

@@ -50,7 +50,8 @@ def test_one_row_per_image_survives_parquet(predictions: Predictions, tmp_path: 
 
 @pytest.mark.parametrize("weighted", [True, False])
 def test_nothing_is_lost_in_the_file(predictions: Predictions, tmp_path: Path, weighted: bool) -> None:
-    predictions = dataclasses.replace(predictions, groups=["day 1", "day 1", "day 2"])
+    groups, names = ["day 1", "day 1", "day 2"], ("dog", "dog.b/[c]")
+    predictions = dataclasses.replace(predictions, groups=groups, class_names=names)
     if not weighted:
         predictions = dataclasses.replace(predictions, weights=None)
     read = Predictions.load(predictions.save(tmp_path / "predictions.parquet"))

@@ -71,7 +71,15 @@ def test_connors_equation_holds() -> None:
     assert findable_difference(1_000_000, 0) == 0
     found = findable_difference(round(size), round(share * size))
     assert found == pytest.approx(difference, rel=0.005)
-    assert findable_difference(10, 10) <= 1
+
+
+@pytest.mark.parametrize("num_images", [10, 656, 20_000])
+@pytest.mark.parametrize("level", [0.05, 0.005])
+def test_no_larger_difference_is_findable_than_there_can_be(num_images: int, level: float) -> None:
+    found = {number: findable_difference(num_images, number, level) for number in range(1, min(num_images, 200) + 1)}
+    assert all(one is None or one <= number / num_images for number, one in found.items())
+    assert found[6] is None, "even if all six are won"
+    assert num_images == 10 or found[60] is not None
 
 
 def test_without_a_spread_the_number_of_images_tells() -> None:

@@ -8,16 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_predictions import predictions_of
-from scipy.stats import fisher_exact
+from scipy.stats import binom, fisher_exact, norm
 
 from graftline.evaluation.predictions import Predictions
 from graftline.evaluation.slices import cut, score_slices, sentence
 from graftline.report.figures import write_slices_figure
 
 
-def predictions(hits: np.ndarray) -> Predictions:
-    """Predictions of two classes of which some are right."""
-    labels = np.arange(len(hits)) % 2
+def predictions(hits: np.ndarray, labels: np.ndarray | None = None) -> Predictions:
+    """Predictions of two classes, in turns if nothing else is said, of which some are right."""
+    labels = np.arange(len(hits)) % 2 if labels is None else labels
     given = np.where(hits, labels, 1 - labels)
     return predictions_of(np.where(np.eye(2)[given] == 1, 0.9, 0.1), labels)
 
@@ -34,14 +34,83 @@ def test_a_slice_has_the_accuracy_of_its_images() -> None:
     worst = slices[0]
     assert (worst.name, worst.images, worst.is_worse) == ("type poly", 120, True)
     assert worst.accuracy.value == hits[:120].mean()
-    assert worst.rest == hits[120:].mean()
+    assert worst.rest == pytest.approx(hits[120:].mean()), "the classes are as frequent"
+    of_one_class = predictions(hits, np.zeros(400, np.int64))
     table = [[hits[:120].sum(), (~hits[:120]).sum()], [hits[120:].sum(), (~hits[120:]).sum()]]
-    assert worst.p_value == pytest.approx(6 * fisher_exact(table, alternative="less").pvalue)  # the smallest of six
+    p_value = score_slices(of_one_class, columns)[0].p_value
+    assert p_value == pytest.approx(6 * fisher_exact(table, alternative="less").pvalue)  # the smallest of six
     assert worst.accuracy.low < worst.accuracy.value < worst.accuracy.high
     quarters = [one for one in slices if one.column == "brightness"]
     assert sum(one.images for one in quarters) == 400
     assert "type poly" in sentence(slices)
     assert "mono" not in sentence(slices)
+
+
+def draw_cameras(generator: np.random.Generator, images: int, fall: float = 0.0) -> tuple[Predictions, np.ndarray]:
+    """Two cameras with the same recalls, 0.96 and 0.7, of which b sees far more of the hard class; b's may be lower."""
+    is_b = np.arange(images) % 2 == 0
+    labels = (generator.random(images) < np.where(is_b, 0.6, 0.1)).astype(np.int64)
+    hits = generator.random(images) < np.where(labels == 1, 0.7, 0.96) - fall * is_b
+    return predictions(hits, labels), is_b
+
+
+@pytest.mark.parametrize("per_group", [1, 10])
+def test_a_slice_of_harder_classes_is_not_worse(per_group: int) -> None:
+    """Each camera's recalls are the same, 200 times; where b's are lower by 10 points, that is seen."""
+    generator = np.random.default_rng(3)
+    false_alarms = found = 0
+    for _ in range(200):
+        groups = [str(number // (2 * per_group)) + "ab"[number % 2] for number in range(600)]
+        for fall in (0.0, 0.15):
+            made, is_b = draw_cameras(generator, 600, fall)
+            if per_group > 1:
+                made = replace(made, groups=groups)
+            slices = score_slices(made, pd.DataFrame({"camera": np.where(is_b, "b", "a")}))
+            flagged = [one.value for one in slices if one.is_worse]
+            false_alarms += bool(flagged) and fall == 0
+            found += flagged == ["b"] and fall > 0
+    assert false_alarms <= binom.isf(0.01, 200, 0.05)
+    assert found > 150
+    b = next(one for one in slices if one.value == "b")
+    hits = made.predicted == made.labels
+    recalls = np.array([hits[~is_b & (made.labels == number)].mean() for number in (0, 1)])
+    assert b.rest == pytest.approx(recalls[made.labels[is_b]].mean())
+
+
+def test_the_exact_test_of_several_classes_is_near_that_of_mantel_and_haenszel() -> None:
+    generator = np.random.default_rng(4)
+    made, is_b = draw_cameras(generator, 4000, 0.03)
+    p_value = score_slices(made, pd.DataFrame({"camera": np.where(is_b, "b", "a")}))[0].p_value / 2
+    hits, excess, variance = made.predicted == made.labels, 0.0, 0.0
+    for number in (0, 1):
+        rows = made.labels == number
+        n, inside, right = rows.sum(), (rows & is_b).sum(), (rows & hits).sum()
+        excess += (rows & is_b & hits).sum() - inside * right / n
+        variance += inside * (n - inside) * right * (n - right) / (n**2 * (n - 1))
+    assert p_value == pytest.approx(norm.cdf((excess + 0.5) / np.sqrt(variance)), rel=0.1)  # Mantel and Haenszel 1959
+
+
+def test_images_of_which_nothing_is_known_are_not_among_the_others() -> None:
+    """Of 300 images one camera is known of 100: the others of either are those of the other one."""
+    generator = np.random.default_rng(5)
+    camera = ["a"] * 50 + ["b"] * 50 + [None] * 200
+    sharpness = np.where(np.arange(300) < 100, np.arange(300), np.nan)
+    hits = np.arange(300) < 290
+    hits[:100] = generator.permutation(np.arange(100) < 60)
+    slices = score_slices(predictions(hits), pd.DataFrame({"camera": camera, "sharpness": sharpness}))
+    assert len(slices) == 6
+    assert not any(one.is_worse for one in slices), "worse only than what is not known"
+    assert all(one.rest < 0.8 for one in slices)
+
+
+def test_of_many_values_those_with_most_images_are_slices(caplog: pytest.LogCaptureFixture) -> None:
+    sizes = {f"site {number}": 10 + number for number in range(60)} | {f"small {number}": 9 for number in range(40)}
+    site = np.repeat(list(sizes), list(sizes.values()))
+    with caplog.at_level("INFO"):
+        parts = cut(pd.DataFrame({"site": site, "image": np.arange(len(site)).astype(str)}))
+    assert {part.value for part in parts} == {f"site {number}" for number in range(10, 60)}
+    assert "Of 60 values of “site”, the 50 with the most images are slices." in caplog.text
+    assert "image" not in caplog.text.replace("images", "")
 
 
 def test_few_are_called_worse_that_are_not() -> None:
@@ -82,14 +151,19 @@ def test_few_are_called_worse_that_are_not_where_images_have_groups() -> None:
     by_group = score_slices(grouped, pd.DataFrame({"patient": given}))
     assert len(by_group) == 30
     assert not any(one.is_worse for one in by_group), "one group shows nothing of others"
+    site, both = pd.DataFrame({"site": columns["site"]}), pd.DataFrame({"site": columns["site"], "patient": given})
+    alone_p, beside_p = (min(one.p_value for one in score_slices(grouped, each)) for each in (site, both))
+    assert alone_p == beside_p < 1, "and is not corrected for"
 
 
 def test_small_slices_and_missing_values() -> None:
     hits = np.ones(60, bool)
-    columns = pd.DataFrame({"group": ["rare"] * 4 + ["a"] * 26 + [None] * 30, "empty": [None] * 60})
+    columns = pd.DataFrame({"group": ["rare"] * 9 + ["a"] * 26 + ["sole"] + [None] * 24, "empty": [None] * 60})
     slices = score_slices(predictions(hits), columns)
     assert [(one.value, one.images) for one in slices] == [("a", 26)]
-    assert sentence(slices) == "On none of 1 slices is the model significantly less accurate than on the other images."
+    assert sentence(slices).startswith(
+        "On none of 1 slices is the model significantly less accurate than on other images"
+    )
     assert score_slices(predictions(hits), columns[["empty"]]) == []
     kinds = pd.Categorical(["a"] * 30 + [None] * 30, categories=["a", "b"])  # as of a column of all splits
     assert score_slices(predictions(hits), pd.DataFrame({"type": kinds})) == []
@@ -100,14 +174,14 @@ def test_values_of_a_column_of_numbers_have_names_of_their_own() -> None:
     megapixels, years = [12.16] * 20 + [12.19] * 20, np.repeat([1998, 2021, 2022, 2023], 10)
     columns = pd.DataFrame({"megapixels": megapixels, "single": np.array(megapixels, np.float32), "year": years / 1.0})
     columns["share"] = [0.123456, 2.0] * 20
-    named = {name: [value for column, value, _ in cut(columns) if column == name] for name in columns}
+    named = {name: [value for column, value, *_ in cut(columns) if column == name] for name in columns}
     assert named["megapixels"] == named["single"] == ["12.16", "12.19"]
     assert named["year"] == ["1998", "2021", "2022", "2023"]
     assert named["share"] == ["0.123", "2"]
     large = pd.DataFrame({"pixels": np.repeat([12160000, 12190000.0], 20)})
-    assert [value for _, value, _ in cut(large)] == ["1.216e+07", "1.219e+07"]
+    assert [value for _, value, *_ in cut(large)] == ["1.216e+07", "1.219e+07"]
     ten_years = pd.DataFrame({"taken": 1998 + np.arange(80) // 8})
-    assert [value for _, value, _ in cut(ten_years)] == [
+    assert [value for _, value, *_ in cut(ten_years)] == [
         "lowest (1998 to 2000)",
         "lower (2001 to 2002)",
         "higher (2003 to 2005)",
@@ -119,9 +193,9 @@ def test_the_picture_shows_the_worst_first(tmp_path: Path) -> None:
     hits = np.arange(200) % 10 > 1
     hits[:40] = np.arange(40) % 2 == 0
     slices = score_slices(predictions(hits), pd.DataFrame({"type": np.where(np.arange(200) < 40, "poly", "mono")}))
-    file = write_slices_figure(slices, float(hits.mean()), tmp_path / "slices.svg")
+    file = write_slices_figure(slices, tmp_path / "slices.svg")
     assert file is not None
     shown = [one.text for one in ET.parse(file).getroot().iter("{http://www.w3.org/2000/svg}text")]
     assert shown[0] == "1 of 2 slices are worse"
     assert [one for one in shown if one and one.startswith("type ")] == ["type poly, 40", "type mono, 160"]
-    assert write_slices_figure([], 0.5, tmp_path / "none.svg") is None
+    assert write_slices_figure([], tmp_path / "none.svg") is None

@@ -14,12 +14,17 @@ from PIL import Image
 from workplace import TINY, Workplace
 
 from conftest import COLORS, paint
+from graftline.bundle.decision import Decision
 from graftline.evaluation.predictions import Predictions
 from graftline.pipeline.cli import compose
 from graftline.pipeline.evaluating.earlier_model import compare_with_earlier
 from graftline.pipeline.evaluating.scoring import PREDICTIONS_FILE
 from graftline.pipeline.training.result import TrainResult
 from graftline.tracking.tracking import Tracking
+
+SAID = (
+    "The model is significantly less accurate on 2 of 4 slices than on other images of the same classes: aspect 1.5 ("
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +70,7 @@ def test_the_slices_and_the_earlier_model_are_told_after_the_scores(
 ) -> None:
     first = train("name=first", "trainer.max_epochs=6")
     said = " ".join(capsys.readouterr().out.split())
-    assert "The model is significantly less accurate on 2 of 4 slices: aspect 1.5 (" in said
+    assert SAID in said
     assert "Against" not in said, "there is nothing to compare the first model with"
     found = written(first)
     assert {(one["column"], one["value"]) for one in found["worse_slices"]} == {
@@ -85,7 +90,7 @@ def test_the_slices_and_the_earlier_model_are_told_after_the_scores(
     assert "figures/slices.svg" in {item.path for item in place.mlflow.list_artifacts(first.run_id, "figures")}
     assert "test/slices.csv" in {item.path for item in place.mlflow.list_artifacts(first.run_id, "test")}
     card = (first.bundle / "README.md").read_text(encoding="utf-8")
-    assert "The model is significantly less accurate on 2 of 4 slices: aspect 1.5 (" in card
+    assert SAID in card
     assert re.search(r"\| aspect 1\.5 \| \d+ \| .* % \| .* to .* % \|", card)
     assert 'id="comparison"' not in page
     assert "compare runs=" in page
@@ -118,7 +123,12 @@ def _other_earlier_models(
     earlier = compare_with_earlier(of_second, version, tracking, 100, 0)
     assert earlier is not None
     assert earlier.sentence.startswith("Against the champion mixed/1: accuracy -")
+    assert earlier.sentence.endswith(": worse.")
     assert earlier.to_json()["reference"] == "models:/mixed/1"
+    by_thresholds = replace(of_second, decision=Decision(thresholds=(0.9, 0.1)))
+    of_other_kind = compare_with_earlier(by_thresholds, version, tracking, 100, 0)
+    assert of_other_kind is not None
+    assert "this model answers by thresholds of its own" in of_other_kind.sentence
     assert compare_with_earlier(of_first, version, tracking, 100, 0) is None, "that is the champion itself"
     assert compare_with_earlier(replace(of_second, split_digest="elsewhere"), version, tracking, 100, 0) is None
     with pytest.raises(IndexError):  # a fault of the program is not hushed up

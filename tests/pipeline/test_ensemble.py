@@ -282,7 +282,7 @@ def test_that_an_ensemble_refuses_nothing_is_told_where_a_member_does(
     for bundle, typed in ((first, []), (refusing, []), (refusing, chosen)):
         joined = run(f"runs={other},{bundle}", "choose=all", "tracking.register=false", *typed)
         told = " ".join(capsys.readouterr().out.split())
-        assert ("refuse; the ensemble marks none: where that is needed, take such a" in told) == (bundle == refusing)
+        assert ("an average over members or crops marks none" in told) == (bundle == refusing)
         assert joined.predictor.predict_refusing(paths).refused is None
 
 

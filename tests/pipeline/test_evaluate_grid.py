@@ -16,6 +16,7 @@ from workplace import TINY, Workplace
 
 from graftline.bundle.decision import Decision
 from graftline.bundle.predictor import Predictor
+from graftline.bundle.refusal import Refusal, unit
 from graftline.bundle.save import change_answers
 from graftline.errors import UserError
 from graftline.evaluation.slices import sentence as slices_in_words
@@ -243,6 +244,22 @@ def test_a_decision_is_kept_by_its_own_model_and_said_to_be_left_alone_in_an_ave
         if not warned:
             assert result.metrics.keys() == expected.keys()
             assert all(result.metrics[name] == pytest.approx(expected[name], abs=1e-5) for name in expected)
+
+
+def test_that_an_average_of_crops_refuses_nothing_is_told(
+    evaluate: Callable[..., EvaluateResult],
+    trained: list[TrainResult],
+    place: Workplace,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    refusing = shutil.copytree(trained[0].bundle, place.root / "refusing")
+    size = Predictor.from_directory(refusing).embedding_size
+    assert size is not None
+    change_answers(refusing, refusal=Refusal(unit(np.ones((1, size), np.float32)), 1, 0.0, 0.5))
+    for typed, is_told in {("crops=1,mirror",): True, (): False}.items():
+        evaluate("bundle=refusing", *typed)
+        told = "an average over members or crops marks none" in " ".join(capsys.readouterr().out.split())
+        assert told == is_told
 
 
 @pytest.mark.parametrize(

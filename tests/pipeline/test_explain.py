@@ -18,6 +18,8 @@ from graftline.bundle.layout import find_damage, read_description
 from graftline.bundle.predictor import Predictor
 from graftline.data.folds import without_fold
 from graftline.data.version import DatasetVersion
+from graftline.evaluation import explanation
+from graftline.pipeline.cli import compose
 
 COLORED = ("data=folder", "data.path=photos", "data.license=cc0-1.0")
 
@@ -154,3 +156,20 @@ def test_what_cannot_be_explained_is_told_first(place: Workplace, trained: Ran) 
     told = place.run("explain", f"bundle={ensemble}")
     assert told.code == 1
     assert "is an ensemble: explain one of its members, such as" in " ".join(told.output.split())
+
+
+def test_why_places_were_covered_is_told(
+    place: Workplace,
+    trained: Ran,
+    explained: Ran,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Grad-CAM has a map here, which the network contradicts."""
+    monkeypatch.chdir(place.root)
+    monkeypatch.setattr(explanation, "CONTRADICTION", -2.0)
+    assert explained.code == 0, "its images lie there"
+    compose("explain", [f"bundle={trained.directory}", "images=copies", "accelerator=cpu"]).run()
+    told = " ".join(capsys.readouterr().out.split())
+    assert "In 2 of 2 images places were covered one after the other (occlusion)" in told
+    assert "or is surer without the places that Grad-CAM shows." in told

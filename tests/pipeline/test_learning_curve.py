@@ -1,5 +1,7 @@
 """The stage learning-curve as a user runs it, on a tiny network."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 from workplace import Workplace
+
+from graftline.data.version import DatasetVersion
+from graftline.pipeline.runs.stage_summaries import find_summaries
 
 NETWORK = (
     "backbone=test_efficientnet",
@@ -63,6 +68,22 @@ def test_the_run_has_the_curve(ran: dict[str, Any], place: Workplace) -> None:
     assert "learning_curve/gain_of_twice" in run.data.metrics
     artifacts = {file.path for file in place.mlflow.list_artifacts(ran["run_id"], "learning_curve")}
     assert artifacts == {"learning_curve/learning_curve.csv", "learning_curve/learning_curve.png"}
+
+
+def test_a_report_takes_the_curve_of_its_own_network_and_names_it(
+    ran: dict[str, Any], place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another network's curve of the same images is newer."""
+    newer = ran["directory"].with_name("newer")
+    shutil.copytree(ran["directory"], newer)
+    of_another = json.loads((newer / "result.json").read_text(encoding="utf-8")) | {"backbone": "resnet10t"}
+    (newer / "result.json").write_text(json.dumps(of_another), encoding="utf-8")
+    monkeypatch.chdir(place.root)
+    version = DatasetVersion.load(next(place.root.glob(f"data/*/{ran['dataset_digest']}")))
+    for backbone, shown in {"test_efficientnet": "test_efficientnet", "": "resnet10t", "alexnet": "resnet10t"}.items():
+        (summary,) = find_summaries(version, backbone=backbone)
+        assert summary.sentences[0].startswith(f"Heads on {shown} at 32 px: twice the labels would bring +")
+    shutil.rmtree(newer)
 
 
 def test_too_few_images_leave_no_run(place: Workplace, color_folder: Path) -> None:

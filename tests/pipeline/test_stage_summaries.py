@@ -85,7 +85,8 @@ def test_a_training_shows_what_an_audit_and_a_learning_curve_have_found(trained:
     assert f"{audit['label_errors']:,} of 400 labels are probably wrong" in page
     assert page.count('<p class="given">labeled ') == min(6, audit["label_errors"])
     gain = curve["metrics"]["gain/times_2"]
-    assert f"Twice the labels would bring {100 * gain['value']:+.1f} [{100 * gain['low']:.1f}, " in page
+    bring = f"twice the labels would bring {100 * gain['value']:+.1f} [{100 * gain['low']:.1f}, "
+    assert f"Heads on test_efficientnet at 32 px: {bring}" in page
     assert "probably wrong</dt>" not in page
     assert {"audit", "learning-curve"} <= sections(page)
     assert not [command for command in commands(page) if command.startswith(("audit", "learning-curve"))]

@@ -63,7 +63,7 @@ def test_it_says_what_is_known(tmp_path: Path, version: DatasetVersion, result: 
     for text in (
         f"least well of all classes: {100 * lowest.value:.1f} % ({100 * lowest.low:.1f} to {100 * lowest.high:.1f} %)",
         r"| stratum mono\_\|\_poly | 20 | 50.0 % | 30.0 to 70.0 % |",
-        "The model is significantly less accurate on 1 of 1 slices: ",
+        "The model is significantly less accurate on 1 of 1 slices than on other images of the same classes: ",
         "48 x 64 px, RGB; bicubic, center crop of 90 %",
         r"all \*but\* the head; 30 of 100 parameters are trained",
         "1.50 M parameters, 2.00 M multiply-adds per image",

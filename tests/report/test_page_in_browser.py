@@ -126,7 +126,7 @@ def test_figures_hold_their_texts(page: Browser, version: DatasetVersion, tmp_pa
     files = write_figures(predictions, score(predictions, resamples=20), tmp_path)
     files["slices"] = tmp_path / "slices.svg"
     worst = Slice("group", names[-1], 1_234, Interval(0.1, 0.0, 0.4), 0.9, 0.01)
-    write_slices_figure([worst, replace(worst, p_value=1.0)], 0.8, files["slices"])
+    write_slices_figure([worst, replace(worst, p_value=1.0)], files["slices"])
     for name, file in files.items():
         page.open(file.as_uri())
         assert page.evaluate("document.querySelectorAll('text').length") > 3, name

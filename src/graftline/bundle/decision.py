@@ -30,6 +30,13 @@ class Decision:
     def __post_init__(self) -> None:
         assert not (self.thresholds and self.costs), "thresholds or costs"
 
+    @property
+    def in_words(self) -> str:
+        """How a class is answered, for a sentence."""
+        if self.thresholds or self.costs:
+            return f"by {'thresholds' if self.thresholds else 'costs'} of its own"
+        return "with the most probable class"
+
     def answer(self, probabilities: np.ndarray) -> np.ndarray:
         """Return the numbers (N,) of the classes that are answered, for probabilities (N, K) without NaN.
 

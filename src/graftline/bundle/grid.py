@@ -6,7 +6,7 @@ network's input in px.
 
 import contextlib
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
@@ -23,6 +23,7 @@ from graftline.data.decode import Decoding
 from graftline.errors import UserError
 
 MOST_BYTES_AHEAD = 256_000_000  # of inputs that threads prepare while the networks run
+BLOCK = 1_000_000  # logits that are averaged at a time, 8 MB of float64
 
 Cuts: TypeAlias = Mapping[Preprocessing, Cut]
 """The crops of one image, for each way to prepare it that a member has."""
@@ -41,46 +42,42 @@ def mean_logits(logits: np.ndarray, shares: np.ndarray, average: Average) -> np.
             (logarithmic opinion pool: Genest and Zidek 1986, Statistical Science 1(1), section 3).
 
     Returns:
-        (..., K) float32. Of one that has all the share, these are its own logits.
+        (..., K) float32, whose softmax is the average. Of one that has all the share, these are its own logits.
 
     >>> logits = np.log(np.array([[0.2, 0.8], [0.6, 0.4]], np.float32))
     >>> odds = np.exp(mean_logits(logits, np.array([0.5, 0.5]), "logits"))
     >>> round(float(odds[0] / odds[1]), 4), (0.2 / 0.8 * 0.6 / 0.4) ** 0.5
     (0.6124, 0.6123724356957945)
-    """
-    if average == "probabilities":
-        return log_mean(logits, shares)
-    used = np.flatnonzero(shares)
-    if len(used) == 1:
-        only: np.ndarray = logits[used[0]]
-        return only
-    mean: np.ndarray = np.tensordot(shares[used], log_softmax(logits[used]), axes=1).astype(np.float32)
-    return mean
-
-
-def log_mean(logits: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Return the logarithm of the mean of probabilities, as logits.
-
-    Args:
-        logits: (m, ..., K) float32, each of which stands for its softmax.
-        shares: (m,), of each in the mean; they sum to 1.
-
-    Returns:
-        (..., K) float32, whose softmax is the mean. Of one that has all the share, these are its own logits.
-
-    >>> mean = log_mean(np.log(np.array([[0.2, 0.8], [0.6, 0.4]], np.float32)), np.array([0.5, 0.5]))
-    >>> np.exp(mean).round(3).tolist()
+    >>> np.exp(mean_logits(logits, np.array([0.5, 0.5]), "probabilities")).round(3).tolist()
     [0.4000000059604645, 0.6000000238418579]
     """
     used = np.flatnonzero(shares)
     if len(used) == 1:
         only: np.ndarray = logits[used[0]]
         return only
-    terms = log_softmax(logits[used])
-    terms += np.log(shares[used]).reshape(-1, *[1] * (logits.ndim - 1))
-    top = terms.max(axis=0)
-    mean: np.ndarray = (top + np.log(np.exp(terms - top).sum(axis=0))).astype(np.float32)
-    return mean
+    flat = logits.reshape(len(logits), -1, logits.shape[-1])
+    mean = np.empty(flat.shape[1:], dtype=np.float32)
+    for rows in _blocks(len(mean), len(used) * logits.shape[-1]):
+        terms = log_softmax(flat[used, rows])
+        if average == "logits":
+            mean[rows] = np.tensordot(shares[used], terms, axes=1)
+            continue
+        terms += np.log(shares[used])[:, None, None]
+        top = terms.max(axis=0)
+        mean[rows] = top + np.log(np.exp(terms - top).sum(axis=0))
+    return mean.reshape(logits.shape[1:])
+
+
+def true_log_probabilities(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the logarithms (N,) float64 of the true classes' probabilities, given logits (N, K) and labels (N,)."""
+    blocks = _blocks(*logits.shape)
+    return np.concatenate([log_softmax(logits[rows])[np.arange(len(labels[rows])), labels[rows]] for rows in blocks])
+
+
+def _blocks(num_rows: int, row_size: int) -> Iterator[slice]:
+    """Yield rows that are worked on together, in float64: several such copies of all of them would fill the memory."""
+    size = max(1, BLOCK // row_size)
+    yield from (slice(start, min(start + size, num_rows)) for start in range(0, max(num_rows, 1), size))
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -156,14 +153,24 @@ class Grid:
         Raises:
             UserError: an image cannot be read.
         """
-        parts = [np.empty((len(self.members), len(self.crops), 0, len(self.class_names)), dtype=np.float32)]
+        size = (
+            len(self.members),
+            len(self.crops),
+            len(images) if isinstance(images, Sized) else 0,
+            len(self.class_names),
+        )
+        whole, done = np.empty(size, dtype=np.float32), 0
         with contextlib.closing(self.steps(images, batch_size)) as steps:
             for found, flaws in steps:
                 refuse_unreadable(flaws)
-                parts.append(found)
+                number = found.shape[2]
+                if done + number > whole.shape[2]:  # how many images there are was not known
+                    whole = np.concatenate([whole, np.empty_like(whole), found], axis=2)
+                whole[:, :, done : done + number] = found
+                done += number
                 if on_progress is not None:
-                    on_progress(found.shape[2])
-        return np.concatenate(parts, axis=2)
+                    on_progress(number)
+        return whole[:, :, :done]
 
     def steps(
         self, images: Iterable[ImageLike], batch_size: int = 32

@@ -3,6 +3,7 @@
 Letters: N images, F numbers per image, K classes.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,8 +19,11 @@ from graftline.evaluation.head_score import Ints
 from graftline.evaluation.label_errors import LabelErrors, find_label_errors, units_of
 from graftline.evaluation.near_duplicates import Likeness, find_near_duplicates
 from graftline.evaluation.odd_images import find_odd_images
+from graftline.words import join_names
 
 LARGEST_UNIT = 0.1  # of the images: where more of them are linked, one like the next, they are alike but no copies
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +65,8 @@ class Audit:
 
         Returns:
             Columns sha256, path, label, suggested, score, reason and decision, which is empty. The score is the
-            probability of the label, by heads that have not seen the image. Probable label errors come first.
+            probability of the label, by heads that have not seen the image; NaN if it cannot be checked. Probable label
+            errors come first.
         """
         reasons: dict[int, list[str]] = {}
         for row in self.likely_errors.tolist():
@@ -85,13 +90,16 @@ class Audit:
 
     def _duplicates(self) -> dict[int, str]:
         """Return the images that could go, of each pair that of the split which is trained on, and their best likes."""
+        first, second = (self.pairs[side].to_numpy(np.int64) for side in ("first", "second"))
+        splits, labels, paths = (self.images[column].tolist() for column in ("split", "label", "path"))
+        places = np.array([SPLITS.index(split) for split in splits])
+        is_first = places[first] < places[second]
+        going, staying = np.where(is_first, first, second), np.where(is_first, second, first)
         found: dict[int, str] = {}
-        for first, second in self.pairs[["first", "second"]].itertuples(index=False, name=None):
-            place = [SPLITS.index(split) for split in self.images["split"].iloc[[first, second]]]
-            goes, stays = (first, second) if place[0] < place[1] else (second, first)
-            other = self.images.iloc[stays]
-            label = "" if other["label"] == self.images["label"].iloc[goes] else f", labeled {other['label']}"
-            found.setdefault(int(goes), f"almost the same as {other['path']} ({other['split']}{label})")
+        for goes, stays in zip(going.tolist(), staying.tolist(), strict=True):
+            if goes not in found:
+                label = "" if labels[stays] == labels[goes] else f", labeled {labels[stays]}"
+                found[goes] = f"almost the same as {paths[stays]} ({splits[stays]}{label})"
         return found
 
 
@@ -123,4 +131,17 @@ def audit(
     if len(pairs) and np.bincount(units).max() > LARGEST_UNIT * len(labels):
         units = units_of(groups, pairs.iloc[:0])
     errors = find_label_errors(activations, labels, len(class_names), units)
+    _tell_of_unchecked(class_names, labels[np.isnan(errors.quality)])
     return Audit(images.reset_index(drop=True), class_names, errors, pairs, find_odd_images(facts.table))
+
+
+def _tell_of_unchecked(class_names: Sequence[str], labels: Ints) -> None:
+    """Say of which classes no image's label can be checked, given the labels of these images."""
+    if not len(labels):
+        return
+    counts = np.bincount(labels)
+    names = [f"“{class_names[number]}” ({counts[number]:,})" for number in np.flatnonzero(counts).tolist()]
+    logger.warning(
+        f"{len(labels):,} labels cannot be checked: all images of {join_names(names)} are of one group or almost the "
+        "same, or there is only one, so that the head that judges them has not seen the class."
+    )

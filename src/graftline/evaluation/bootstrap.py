@@ -177,6 +177,8 @@ class Bootstrap:
         weights: Floats | None = None,
         predicted: Ints | None = None,
         means: Mapping[str, Floats] | None = None,
+        *,
+        auroc: bool = True,
     ) -> None:
         """Prepare.
 
@@ -186,6 +188,7 @@ class Bootstrap:
             weights: (N,) how much each image counts in the weighted accuracy, or None.
             predicted: (N,) the class that is answered; None: the most probable one.
             means: (N,) numbers by name, of which the mean is wanted too.
+            auroc: whether that is wanted, which takes nearly all of the time where classes are many; else it is NaN.
         """
         num_images, self.num_classes = probabilities.shape
         most_probable = probabilities.argmax(axis=1)
@@ -208,7 +211,7 @@ class Bootstrap:
             (most_probable == labels) - confidences.astype(np.float64),
         )
         ranked = [1] if self.num_classes == 2 else range(self.num_classes)
-        present = [number for number in ranked if 0 < np.count_nonzero(labels == number) < num_images]
+        present = [number for number in ranked if auroc and 0 < np.count_nonzero(labels == number) < num_images]
         self.ranked = [
             RankedClass(np.ascontiguousarray(probabilities[:, number]), labels == number) for number in present
         ]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from graftline.errors import UserError
 from graftline.evaluation.metrics import (
     HEADLINES,
+    LONG_WORK,
     LOWER_IS_BETTER,
     SHARES,
     Interval,
@@ -22,6 +23,7 @@ from graftline.evaluation.metrics import (
     widened,
 )
 from graftline.evaluation.notes import groups_in_words
+from graftline.evaluation.paired import widened_difference
 from graftline.evaluation.predictions import Predictions
 from graftline.evaluation.significance import (
     ALPHA,
@@ -32,11 +34,13 @@ from graftline.evaluation.significance import (
     smallest_difference,
     two_sided,
 )
+from graftline.words import join_names
 
 # Those of a score table whose differences resampling can judge; the calibration error's resamples have a bias of their
 # own (Kumar et al. 2019, arXiv 1909.10155, section 2).
 Metric = Literal["accuracy", "accuracy_weighted", "balanced_accuracy", "f1_macro", "auroc", "log_loss", "brier"]
 ComparisonVerdict = Literal["better", "worse", "no difference shown"]
+OF_PROBABILITIES = ("auroc", "log_loss", "brier")  # the other scores are of the class that is answered
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -93,6 +97,7 @@ class Comparison:
         reference: the first.
         rows: the others, in their order.
         num_groups: of the images, where any two are of one; these are drawn whole, if there are several.
+        decision_note: how each model answers, in a sentence, where that differs and the score is of the answers.
     """
 
     metric: Metric
@@ -103,6 +108,7 @@ class Comparison:
     reference: ScoredModel
     rows: tuple[PairedComparison, ...]
     num_groups: int | None = None
+    decision_note: str = ""
 
     def smallest_difference(self, row: PairedComparison) -> float | None:
         """Return the smallest difference in accuracy that these images could have shown for two that differ so often.
@@ -114,14 +120,15 @@ class Comparison:
             return None
         return smallest_difference(self.num_images, row.won + row.lost, row.level)
 
-    def findable_difference(self, row: PairedComparison) -> float:
-        """Return the true difference in accuracy that as many images find four times in five."""
+    def findable_difference(self, row: PairedComparison) -> float | None:
+        """Return the true difference in accuracy that as many images find four times in five; None: there is none."""
         return findable_difference(self.num_images, row.won + row.lost, row.level)
 
     @property
     def notes(self) -> list[str]:
         """What a reader must know before believing the verdicts, in sentences."""
         notes = [] if self.num_groups is None else [f"{groups_in_words(self.num_images, self.num_groups)}."]
+        notes += [self.decision_note] if self.decision_note else []
         if self.metric == "accuracy" and self.num_groups in (None, 1):
             notes.append(self._power_note())
         if len(self.rows) > 1:
@@ -130,19 +137,13 @@ class Comparison:
 
     def _power_note(self) -> str:
         """Say what differences in accuracy as many images show at all."""
-        able = [
-            (found, self.findable_difference(row))
-            for row in self.rows
-            if (found := self.smallest_difference(row)) is not None
-        ]
+        able = [(found, row) for row in self.rows if (found := self.smallest_difference(row)) is not None]
+        findable = [found for _, row in able if (found := self.findable_difference(row)) is not None]
         images = f"{self.num_images:,} images"
         if not able:
             return f"{images} show no difference in accuracy at all between models that agree about nearly all of them."
-        least, findable = zip(*able, strict=True)
-        return (
-            f"{images} show differences in accuracy of {_range(least)} points or more, and a true one of "
-            f"{_range(findable)} points four times in five."
-        )
+        told = f", and a true one of {_range(findable)} points four times in five" if findable else ""
+        return f"{images} show differences in accuracy of {_range([least for least, _ in able])} points or more{told}."
 
 
 def _range(shares: Sequence[float]) -> str:
@@ -176,10 +177,13 @@ def compare(
     Raises:
         UserError: there is only one, their images or classes are not the same, or the images have no such score.
     """
-    aligned = _aligned(models)
-    reference, *others = [_Sampled(name, one, resamples, seed) for name, one in aligned.items()]
+    _check(models)
+    tested = replace(next(iter(models.values())), groups=_groups(models))
+    reference, *others = [  # one after the other, as what each gave may fill much of the memory
+        _Sampled(name, _in_order(one, tested), metric, resamples, seed) for name, one in models.items()
+    ]
     if metric not in reference.scores:
-        raise UserError(f"These {len(reference.labels):,} images define no {HEADLINES[metric]}: compare another score.")
+        raise UserError(f"These {len(tested.labels):,} images define no {HEADLINES[metric]}: compare another score.")
     p_values = [_p_value(metric, one, reference) for one in others]
     rows = []
     for place, (model, corrected) in enumerate(zip(others, holm(p_values), strict=True)):
@@ -198,7 +202,6 @@ def compare(
                 verdict=_verdict(metric, differences[metric], corrected),
             )
         )
-    tested = next(iter(aligned.values()))
     return Comparison(
         metric=metric,
         num_images=len(tested.labels),
@@ -208,29 +211,43 @@ def compare(
         reference=ScoredModel(reference.name, reference.scores),
         rows=tuple(rows),
         num_groups=tested.num_groups if tested.num_groups < len(tested.labels) else None,
+        decision_note="" if metric in OF_PROBABILITIES else _decision_note([reference, *others]),
     )
+
+
+def _decision_note(models: Sequence["_Sampled"]) -> str:
+    """Say how models answer, given the probabilities, if not all do so alike; else nothing."""
+    if len({(one.decision.thresholds, one.decision.costs) for one in models}) == 1:
+        return ""
+    answers = sorted((one.decision.in_words, one.name) for one in models)  # the most probable class last
+    told = join_names([f"{name} answers {in_words}" for in_words, name in answers], MOST_NAMES)
+    return f"The models do not answer alike: {told}. AUROC, log loss and Brier score compare the networks alone."
 
 
 class _Sampled:
     """A classifier's scores, of its test images and of the resamples of them that all classifiers share."""
 
-    def __init__(self, name: str, predictions: Predictions, resamples: int, seed: int) -> None:
-        self.name, self.labels, self.predictions = name, predictions.labels, predictions
+    def __init__(self, name: str, predictions: Predictions, metric: Metric, resamples: int, seed: int) -> None:
+        self.name, self.decision, self.groups = name, predictions.decision, predictions.drawn_groups
         self.correct = predictions.predicted == predictions.labels
-        self.groups = None if predictions.drawn_groups is None else predictions.num_groups
-        values, spread = resampled_scores(predictions, resamples, seed)
+        auroc = metric == "auroc" or predictions.logits.size * resamples <= LONG_WORK
+        values, spread = resampled_scores(predictions, resamples, seed, auroc=auroc)
         self.values = {one: float(values[one]) for one in get_args(Metric) if one in values}
         self.spread = {one: spread[one] for one in self.values}
+        intervals = _intervals(self.values, self.spread)
+        self.scores = {one: widened(one, interval, predictions) for one, interval in intervals.items()}
 
     @property
-    def scores(self) -> dict[str, Interval]:
-        """Each score with its interval."""
-        return {one: widened(one, of, self.predictions) for one, of in _intervals(self.values, self.spread).items()}
+    def units(self) -> int:
+        """How many images, or groups of them, are resampled."""
+        return len(self.correct) if self.groups is None else int(self.groups.max()) + 1
 
     def differences(self, reference: "_Sampled") -> dict[str, Interval]:
         """Return how much more of each score it has, with the interval."""
         more = {one: value - reference.values[one] for one, value in self.values.items()}
-        return _intervals(more, {one: self.spread[one] - reference.spread[one] for one in more})
+        found = _intervals(more, {one: self.spread[one] - reference.spread[one] for one in more})
+        accuracy = widened_difference(found["accuracy"], self.correct, reference.correct, self.groups)
+        return {**found, "accuracy": accuracy}
 
     def discordant(self, reference: "_Sampled") -> tuple[int, int]:
         """Return for how many images only it is right, and for how many only the reference."""
@@ -248,8 +265,7 @@ def _p_value(metric: Metric, model: _Sampled, reference: _Sampled) -> float:
         return mcnemar(*model.discordant(reference))
     # the bootstrap's standard error: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 12.4
     standard_error = float(np.nanstd(model.spread[metric] - reference.spread[metric], ddof=1))
-    units = len(model.labels) if model.groups is None else model.groups
-    return two_sided(model.values[metric] - reference.values[metric], standard_error, units)
+    return two_sided(model.values[metric] - reference.values[metric], standard_error, model.units)
 
 
 def _verdict(metric: Metric, difference: Interval, corrected_p_value: float) -> ComparisonVerdict:
@@ -258,52 +274,63 @@ def _verdict(metric: Metric, difference: Interval, corrected_p_value: float) -> 
     return "better" if (difference.value > 0) != (metric in LOWER_IS_BETTER) else "worse"
 
 
-def _aligned(models: Mapping[str, Predictions]) -> dict[str, Predictions]:
-    """Return the predictions with images and classes in the order of the first.
+def _check(models: Mapping[str, Predictions]) -> None:
+    """Make sure that there are several models, which were tested on the same images and know the same classes.
 
     Raises:
-        UserError: there is only one, or their images or classes are not the same.
+        UserError: that is not so.
     """
     if len(models) < 2:
         raise UserError(
             f"A comparison needs two models, and there is only {', '.join(models) or 'none'}: name another."
         )
-    (name, reference), *others = models.items()
-    aligned = {name: reference}
-    for other_name, other in others:
+    (first, reference), *others = models.items()
+    for name, other in others:
         if other.split_digest != reference.split_digest:
             raise UserError(
-                f"{other_name} was tested on other images (digest {other.split_digest}) than {name} (digest "
+                f"{name} was tested on other images (digest {other.split_digest}) than {first} (digest "
                 f"{reference.split_digest}), so that their scores cannot be compared: test both on the same images."
             )
-        aligned[other_name] = _in_order(other_name, other, name, reference)
-    groups = next((one.groups for one in aligned.values() if one.groups is not None), None)  # an old file has none
-    return {name: replace(one, groups=groups) for name, one in aligned.items()}
+        if differing := sorted(set(other.class_names) ^ set(reference.class_names)):
+            raise UserError(
+                f"{name} and {first} do not know the same classes ({', '.join(differing[:MOST_NAMES])}"
+                f"{' and more' if len(differing) > MOST_NAMES else ''} only one of them does): compare those that do."
+            )
 
 
-def _in_order(name: str, predictions: Predictions, reference_name: str, reference: Predictions) -> Predictions:
-    """Return predictions with the images and classes in the reference's order."""
-    if set(predictions.class_names) != set(reference.class_names):
-        differing = sorted(set(predictions.class_names) ^ set(reference.class_names))
-        raise UserError(
-            f"{name} and {reference_name} do not know the same classes ({', '.join(differing[:MOST_NAMES])}"
-            f"{' and more' if len(differing) > MOST_NAMES else ''} only one of them does): compare those that do."
-        )
+def _groups(models: Mapping[str, Predictions]) -> Sequence[str] | None:
+    """Return the group of each image, in the order of the first model's: an old file has none, where another has."""
+    reference = next(iter(models.values()))
+    found = next((one for one in models.values() if one.groups is not None), None)
+    if found is None or found.groups is None:
+        return None
+    rows, _ = _places(found, reference)
+    return [found.groups[row] for row in rows.tolist()]
+
+
+def _places(predictions: Predictions, reference: Predictions) -> tuple[Ints, list[int]]:
+    """Return where the images (N,) and the classes of the reference are in predictions."""
     columns = [predictions.class_names.index(one) for one in reference.class_names]
-    numbers = np.argsort(columns)  # the new number of each class
-    labels = numbers[predictions.labels]
+    labels = np.argsort(columns)[predictions.labels]  # the new number of each class
     rows = np.empty(len(labels), dtype=np.int64)
     rows[_by_content(reference.sha256, reference.labels)] = _by_content(predictions.sha256, labels)
+    return rows, columns
+
+
+def _in_order(predictions: Predictions, reference: Predictions) -> Predictions:
+    """Return predictions with the images and classes in the reference's order, and its weights and groups."""
+    rows, columns = _places(predictions, reference)
+    logits, are_in_order = predictions.logits, columns == sorted(columns) and (rows == np.arange(len(rows))).all()
     return replace(
         predictions,
         paths=[predictions.paths[row] for row in rows],
-        logits=predictions.logits[rows][:, columns],
-        labels=labels[rows],
+        logits=logits if are_in_order else logits[rows][:, columns],
+        labels=reference.labels,
         weights=reference.weights,
         sha256=[predictions.sha256[row] for row in rows],
         class_names=reference.class_names,
         decision=predictions.decision.reordered(columns),
-        groups=None if predictions.groups is None else [predictions.groups[row] for row in rows.tolist()],
+        groups=reference.groups,
     )
 
 

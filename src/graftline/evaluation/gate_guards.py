@@ -160,8 +160,10 @@ def _parts(compared: Compared, class_recall: float, slice_accuracy: float) -> It
             yield _Part(CLASS, name, name, compared.labels == name, class_recall)
     if compared.images.columns is not None:
         columns = compared.images.columns[compared.rows].reset_index(drop=True)
-        for column, value, rows in cut(columns):
-            yield _Part(SLICE, f"{column} {value}", f"{column} {value.split(' (')[0]}", rows, slice_accuracy)
+        for part in cut(columns):
+            if part.shows_others(compared.challenger_given.drawn_groups):
+                short = f"{part.column} {part.value.split(' (')[0]}"
+                yield _Part(SLICE, f"{part.column} {part.value}", short, part.rows, slice_accuracy)
 
 
 def _part_guard(compared: Compared, part: _Part, quantile: float) -> Guard:

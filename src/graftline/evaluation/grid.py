@@ -13,7 +13,7 @@ import numpy as np
 
 from graftline.bundle.decision import MOST_PROBABLE, Decision
 from graftline.bundle.ensemble import Ensemble
-from graftline.bundle.grid import Average, Grid, log_softmax, mean_logits
+from graftline.bundle.grid import Average, Grid, mean_logits, true_log_probabilities
 from graftline.bundle.predictor import softmax
 from graftline.console import counted
 from graftline.data.version import DatasetVersion
@@ -21,6 +21,7 @@ from graftline.evaluation.bootstrap import Ints, multiplicities
 from graftline.evaluation.evaluation import Evaluation, EvaluationResult
 from graftline.evaluation.metrics import TAILS, Interval, score, widened_share
 from graftline.evaluation.notes import notes_on
+from graftline.evaluation.paired import widened_difference
 from graftline.evaluation.predictions import predict_split
 
 MOST_TIMED, TIMED_SECONDS = 32, 1.0  # images behind each measured time: as many as take about a second
@@ -151,6 +152,8 @@ def classify(
     """
     assert not known or grid.crops == ("1",), "what is known is of one crop"
     paths, left = version.samples(split).paths, [one for one in range(len(grid.members)) if one not in known]
+    if not known:
+        return _run(grid, paths, split, batch_size)
     logits = np.empty((len(grid.members), len(grid.crops), len(paths), len(grid.class_names)), dtype=np.float32)
     for number, of_member in known.items():
         own = grid.members[number].class_names
@@ -159,11 +162,17 @@ def classify(
         members, names = tuple(grid.members[one] for one in left), tuple(grid.names[one] for one in left)
         run = replace(grid, members=members, names=names)
         order = [run.class_names.index(name) for name in grid.class_names]
-        label = f"Classifying the {split} images with {len(left)} model{'s' if len(left) > 1 else ''}"
-        with counted(label, len(paths)) as advance:
-            found = run.logits(paths, batch_size, advance)
-        logits[left] = found[..., order]
+        for number, found in zip(left, _run(run, paths, split, batch_size), strict=True):
+            logits[number] = found[..., order]
     return logits
+
+
+def _run(grid: Grid, paths: Sequence[str], split: str, batch_size: int) -> np.ndarray:
+    """Return the logits (M, S, N, K) of images, with progress."""
+    number = len(grid.members)
+    label = f"Classifying the {split} images with {number} model{'s' if number > 1 else ''}"
+    with counted(label, len(paths)) as advance:
+        return grid.logits(paths, batch_size, advance)
 
 
 def combinations(num_members: int) -> list[tuple[int, ...]]:
@@ -245,11 +254,15 @@ def score_candidates(
         groups: (N,) of the images, as for `graftline.evaluation.bootstrap.multiplicities`.
     """
     scored = list(map(partial(_score_images, labels), candidates))
-    correct = np.array([hits for _, hits, _ in scored], np.float64)  # (R, N)
+    hits = np.array([of_images for _, of_images, _ in scored])  # (R, N)
     losses = np.array([terms for *_, terms in scored])  # (R, N)
     kept = [candidate for candidate, *_ in scored]
-    resampled, accuracy_gain = _with_gain(correct, resamples, seed, groups)
+    resampled, accuracy_gain = _with_gain(hits.astype(np.float64), resamples, seed, groups)
     accuracy = [widened_share(one, np.ones(len(labels)), groups) for one in resampled]
+    accuracy_gain[1:] = [
+        widened_difference(gain, of_row, hits[0], groups)
+        for gain, of_row in zip(accuracy_gain[1:], hits[1:], strict=True)
+    ]
     log_loss, log_loss_gain = _with_gain(losses, resamples, seed, groups)
     on_frontier = frontier([one.milliseconds for one in kept], [one.value for one in accuracy])
     return [
@@ -310,7 +323,7 @@ def _score_images(labels: np.ndarray, candidate: GridCandidate) -> tuple[GridCan
 
 def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return the log loss (N,) of each image."""
-    losses: np.ndarray = np.minimum(-log_softmax(logits)[np.arange(len(labels)), labels], LARGEST_LOSS)
+    losses: np.ndarray = np.minimum(-true_log_probabilities(logits, labels), LARGEST_LOSS)
     return losses
 
 

@@ -19,6 +19,7 @@ Bools = npt.NDArray[np.bool_]
 # direction is shrunk to half. The best is chosen by the folds.
 STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 INTERCEPT = 10.0  # the constant beside the activations, so large that its weight is hardly shrunk
+MOST_LOGITS = 10_000_000  # that tell how sure is best; of more, those of images that are drawn
 LOG_SCALES = (-2.0, 6.0)  # of the logits, natural logarithm: from hardly sure to as sure as can be
 
 
@@ -236,6 +237,9 @@ def _equations_by_number(inputs: Floats, targets: Floats, folds: Ints) -> Iterat
 
 def _find_sureness(outputs: Floats, labels: Ints) -> tuple[float, float]:
     """Return the factor from outputs (N, K) to logits with the lowest mean log loss, and that loss."""
+    if outputs.size > MOST_LOGITS:
+        rows = np.random.default_rng(0).permutation(len(outputs))[: max(1, MOST_LOGITS // outputs.shape[1])]
+        outputs, labels = outputs[rows], labels[rows]
     below_best = outputs - outputs.max(axis=1, keepdims=True)
     of_label = below_best[np.arange(len(labels)), labels]
 

@@ -1,6 +1,6 @@
 """Which labels are probably wrong, by what heads say of images that they were not fitted to.
 
-The ranking is cleanlab's: Northcutt et al. 2021, "Confident Learning", JAIR 70, arXiv 1911.00068.
+How many are wrong is cleanlab's estimate: Northcutt et al. 2021, "Confident Learning", JAIR 70, arXiv 1911.00068.
 
 Letters: N images, K classes.
 """
@@ -26,7 +26,8 @@ class LabelErrors:
     """What heads make of the labels.
 
     Attributes:
-        quality: (N,) from 0, certainly wrong, to 1: the probability that the heads give the label.
+        quality: (N,) from 0, certainly wrong, to 1: the probability that the heads give the label. NaN where all images
+            of the class are in one fold: the head that judges them has not seen the class.
         suggested: (N,) the class that they find most probable.
         likely: (N,) whether the label is probably wrong.
     """
@@ -63,19 +64,27 @@ def find_label_errors(
     """
     require_cleanlab()
     from cleanlab.filter import find_label_issues
-    from cleanlab.rank import get_label_quality_scores
 
     folds = assign_folds(labels, np.asarray(units).astype("str").tolist())
     logits = out_of_fold(activations, labels, num_classes, folds).logits
     probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
-    present = np.unique(labels)  # cleanlab's estimate of the noise needs an image of each class
+    present = np.unique(labels)
     numbers = np.searchsorted(present, labels)
     of_present = probabilities[:, present] / probabilities[:, present].sum(axis=1, keepdims=True)
-    likely = find_label_issues(numbers, of_present, filter_by="prune_by_noise_rate", n_jobs=1)
-    quality = get_label_quality_scores(numbers, of_present, method="self_confidence")
+    in_fold = np.zeros((len(present), int(folds.max()) + 1), bool)
+    in_fold[numbers, folds] = True
+    checked = in_fold.sum(axis=1) > 1  # of the classes that are present
+    rows = checked[numbers]
+    quality = np.where(rows, of_present[np.arange(len(labels)), numbers], np.nan)
+    likely = quality < SURPRISE
+    if checked.sum() > 1:  # cleanlab's estimate of the noise needs several classes, and an image of each
+        of_checked = of_present[np.ix_(rows, checked)]
+        of_checked /= of_checked.sum(axis=1, keepdims=True)
+        places = np.cumsum(checked) - 1
+        likely[rows] |= find_label_issues(places[numbers[rows]], of_checked, filter_by="prune_by_noise_rate", n_jobs=1)
     suggested: Ints = present[of_present.argmax(axis=1)]
-    return LabelErrors(quality, suggested, (likely | (quality < SURPRISE)) & (suggested != labels))
+    return LabelErrors(quality, suggested, likely & (suggested != labels))
 
 
 def units_of(groups: npt.ArrayLike, pairs: pd.DataFrame) -> Ints:

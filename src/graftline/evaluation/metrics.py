@@ -105,7 +105,7 @@ def score(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> dic
 
 
 def resampled_scores(
-    predictions: Predictions, resamples: int, seed: int
+    predictions: Predictions, resamples: int, seed: int, *, auroc: bool = True
 ) -> tuple[dict[str, npt.NDArray[np.float64]], dict[str, npt.NDArray[np.float64]]]:
     """Return the scores themselves, and those of the resamples: of N images the same ones for the same seed.
 
@@ -113,6 +113,7 @@ def resampled_scores(
         predictions: of N images and K classes.
         resamples: R.
         seed: of the resampling.
+        auroc: whether it is wanted; else it is NaN.
 
     Returns:
         By name, a scalar array or (K,), as :func:`point_values` gives them; and (R,) or (R, K).
@@ -123,9 +124,9 @@ def resampled_scores(
     probabilities, labels, weights = predictions.probabilities, predictions.labels, predictions.weights
     _check(probabilities, weights)
     predicted, means = predictions.predicted, _means(predictions)
-    values = point_values(probabilities, labels, weights, predicted)
+    values = point_values(probabilities, labels, weights, predicted, auroc=auroc)
     values |= {name: np.asarray(one.mean()) for name, one in means.items()}
-    bootstrap = Bootstrap(probabilities, labels, weights, predicted, means)
+    bootstrap = Bootstrap(probabilities, labels, weights, predicted, means, auroc=auroc)
     return values, _resampled(bootstrap, predictions, resamples, seed)
 
 
@@ -158,7 +159,12 @@ def _check(probabilities: Floats, weights: Floats | None) -> None:
 
 
 def point_values(
-    probabilities: Floats, labels: Ints, weights: Floats | None = None, predicted: Ints | None = None
+    probabilities: Floats,
+    labels: Ints,
+    weights: Floats | None = None,
+    predicted: Ints | None = None,
+    *,
+    auroc: bool = True,
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Return the scores themselves, with NaN for what is not defined.
 
@@ -167,6 +173,7 @@ def point_values(
         labels: (N,).
         weights: (N,) or None.
         predicted: (N,) the class that is answered; None: the most probable one.
+        auroc: whether it is wanted; else it is NaN.
 
     Returns:
         A scalar array per name, and (K,) for ``precision`` and ``recall``; names and order as in :func:`score`.
@@ -186,7 +193,7 @@ def point_values(
         # balanced_accuracy_score's value, without its warning when a class without images is predicted
         "balanced_accuracy": recall_score(labels, predicted, **macro),
         "f1_macro": f1_score(labels, predicted, **macro),
-        "auroc": _auroc(probabilities, labels),
+        "auroc": _auroc(probabilities, labels) if auroc else np.nan,
         "log_loss": log_loss(labels, exact, labels=classes),
         "brier": brier_score_loss(labels, exact, labels=classes),
         "ece": _calibration_error(exact, labels),

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.stats import norm
 
 from graftline.evaluation.bootstrap import Ints
-from graftline.evaluation.metrics import Interval
+from graftline.evaluation.metrics import NORMAL_QUANTILE, Interval
 from graftline.evaluation.significance import reach
 
 Bools = npt.NDArray[np.bool_]
@@ -64,6 +64,22 @@ def accuracy_difference(right: Bools, other_right: Bools, quantile: float, group
     error = math.sqrt(((sums - middle * sizes) ** 2).sum()) / float(sizes.sum())
     far = quantile * error if groups is None else reach(error, len(sizes) - 2, 2 * float(norm.sf(quantile)))
     return Interval(value, max(-1.0, middle - far), min(1.0, middle + far))
+
+
+def widened_difference(interval: Interval, right: Bools, other_right: Bools, groups: Ints | None = None) -> Interval:
+    """Return the interval of a difference in accuracy, or that of `accuracy_difference` at 95 % if it has no width.
+
+    Two models that agree about every image differ in no resample, which does not show that they never do.
+
+    Args:
+        interval: by resampling.
+        right: as for `accuracy_difference`, as are the next two.
+        other_right: see there.
+        groups: see there.
+    """
+    if interval.low < interval.high:
+        return interval
+    return accuracy_difference(right, other_right, NORMAL_QUANTILE, groups)
 
 
 def from_resamples(value: float, drawn: npt.NDArray[np.float64], quantile: float) -> Interval:

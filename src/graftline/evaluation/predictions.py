@@ -176,20 +176,22 @@ class Predictions:
             UserError: there is no such file, or another program or a later graftline wrote it.
         """
         try:
-            table = pq.read_table(file)
+            schema = pq.read_schema(file)
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError(f"{file} holds no predictions: it cannot be read as Parquet.") from error
-        facts = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
+        facts = json.loads((schema.metadata or {}).get(_METADATA, b"{}"))
         if facts.get("format") != _FORMAT:
             raise UserError(
                 f"{file} holds no predictions with logits that this version of graftline reads: evaluate again."
             )
-        rows = table.to_pandas()
         class_names = tuple(facts["class_names"])
-        numbers = {name: number for number, name in enumerate(class_names)}
+        logits = [f"logit/{name}" for name in class_names]
+        few = [name for name in ("path", "label", "sha256", "weight", "group") if name in schema.names]
+        table = pq.read_table(file, columns=[*few, *logits])  # without the probabilities, which are as large
+        rows, numbers = table.select(few).to_pandas(), {name: number for number, name in enumerate(class_names)}
         return cls(
             paths=rows["path"].tolist(),
-            logits=rows[[f"logit/{name}" for name in class_names]].to_numpy(),
+            logits=np.stack([table.column(name).to_numpy() for name in logits], axis=1),
             labels=rows["label"].map(numbers).to_numpy(np.int64),
             weights=rows["weight"].to_numpy() if "weight" in rows else None,
             groups=rows["group"].tolist() if "group" in rows else None,

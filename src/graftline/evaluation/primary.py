@@ -137,7 +137,7 @@ def _score(metric: Metric, predictions: Predictions, resamples: int, seed: int) 
     if terms is not None:  # a mean over images: the other scores would take most of the time
         chunks = multiplicities(len(terms), resamples, seed, predictions.drawn_groups)
         return float(terms.mean()), np.concatenate([terms @ counts / counts.sum(axis=0) for counts in chunks])
-    values, spread = resampled_scores(predictions, resamples, seed)
+    values, spread = resampled_scores(predictions, resamples, seed, auroc=metric == "auroc")
     if metric not in values or np.isnan(values[metric]):
         raise UserError(
             f"These {len(predictions.labels):,} images define no {HEADLINES[metric]}: take another Gate.metric."

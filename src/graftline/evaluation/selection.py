@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import minimize
 
-from graftline.bundle.grid import Average, log_softmax
+from graftline.bundle.grid import Average, log_softmax, true_log_probabilities
 from graftline.errors import UserError
 
 ROUNDS = 50  # of adding a member: shares are then as fine as 2 %
@@ -141,17 +141,16 @@ class _Answers:
     @classmethod
     def of(cls, logits: np.ndarray, labels: np.ndarray, average: Average) -> "_Answers":
         """Return the terms of an average of logits (M, N, K)."""
-        exact = log_softmax(logits)
         if average == "logits":
-            return cls(exact, labels)
-        true = np.exp(exact[:, np.arange(len(labels)), labels])
+            return cls(log_softmax(logits), labels)
+        true = np.exp(np.stack([true_log_probabilities(of_member, labels) for of_member in logits]))
         return cls(np.maximum(true, SMALLEST), labels)
 
     def loss(self, mean: np.ndarray) -> float:
         """Return the log loss of a mean of the terms, (N,) or (N, K)."""
         true = mean
         if mean.ndim > 1:
-            true = np.maximum(np.exp(log_softmax(mean)[np.arange(len(self.labels)), self.labels]), SMALLEST)
+            true = np.maximum(np.exp(true_log_probabilities(mean, self.labels)), SMALLEST)
         return float(-np.log(true).mean())
 
     def selection(self, counts: np.ndarray) -> Selection:

@@ -124,8 +124,10 @@ def smallest_difference(num_images: int, discordant: int, level: float = ALPHA) 
     return (2 * more_than_half[number] - discordant) / num_images
 
 
-def findable_difference(num_images: int, discordant: int, level: float = ALPHA) -> float:
+def findable_difference(num_images: int, discordant: int, level: float = ALPHA) -> float | None:
     """Return the true difference in accuracy that McNemar's test finds with the probability ``POWER``.
+
+    None where that is more than the share of discordant images, which no difference exceeds.
 
     Solved for the difference from Connor 1987, Biometrics 43(1), equation for the size of a paired sample:
     sqrt(N) d = z_level sqrt(q) + z_power sqrt(q - d²), with q = D / N.
@@ -135,11 +137,12 @@ def findable_difference(num_images: int, discordant: int, level: float = ALPHA) 
         discordant: D.
         level: of the p-value, two-sided.
 
-    >>> round(findable_difference(656, 80), 3)
-    0.038
+    >>> round(findable_difference(656, 80), 3), findable_difference(656, 6)
+    (0.038, None)
     """
     share = discordant / num_images
     level_part = norm.isf(level / 2) * math.sqrt(share)
     square = float(norm.isf(1 - POWER)) ** 2
     half, scale = level_part * math.sqrt(num_images), num_images + square
-    return min(1.0, float(half + math.sqrt(max(0.0, half**2 - scale * (level_part**2 - square * share)))) / scale)
+    found = float(half + math.sqrt(max(0.0, half**2 - scale * (level_part**2 - square * share)))) / scale
+    return found if found <= share else None

@@ -1,30 +1,52 @@
 """Where a model is worse: its accuracy on parts of the images, by any column of the data set and by image facts.
 
-Letters: N images, S slices, G groups of images, B resamples of a chunk.
+Letters: N images, K classes.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import fisher_exact
+from scipy.stats import hypergeom
 
-from graftline.evaluation.bootstrap import Ints, mean_of_defined, multiplicities, ratio
+from graftline.evaluation.bootstrap import Ints, ratio
 from graftline.evaluation.metrics import Interval, accuracy_interval
 from graftline.evaluation.predictions import Predictions
 from graftline.evaluation.significance import holm, two_sided
 
 FEWEST_IMAGES = 10  # of a slice and of the rest: fewer can hardly be shown to be worse
-MOST_VALUES = (
-    50  # of a column of names: one with more, such as a patient's, has no slices that could be shown to be worse
-)
+MOST_VALUES = 50  # of a column of names: those with the most images
 QUARTERS = ("lowest", "lower", "higher", "highest")  # of a column of numbers
 LEVEL = 0.05  # of calling any slice worse that is not
-RESAMPLES, SEED = 1000, 0  # of groups
 
 Bools = npt.NDArray[np.bool_]
+
+logger = logging.getLogger(__name__)
+
+
+class Part(NamedTuple):
+    """A part of the images, by the value of a column.
+
+    Attributes:
+        column: its name.
+        value: which.
+        rows: (N,) the images that have it.
+        others: (N,) those that have another one; of the rest nothing is known.
+    """
+
+    column: str
+    value: str
+    rows: Bools
+    others: Bools
+
+    def shows_others(self, groups: Ints | None) -> bool:
+        """Tell whether its images are of several groups (N,), if they have any: one alone shows nothing of others."""
+        return groups is None or len(np.unique(groups[self.rows])) > 1
 
 
 @dataclass(frozen=True)
@@ -36,9 +58,10 @@ class Slice:
         value: which.
         images: how many.
         accuracy: with its 95 % interval (Wilson's: better than the bootstrap where images are few).
-        rest: accuracy on all others.
-        p_value: of being no worse than the others, by Fisher's exact test, or by resampled groups where images have
-            some, corrected for looking at all slices (Holm 1979, Scandinavian Journal of Statistics 6(2)).
+        rest: accuracy of those with another value on the same classes: their recalls, averaged over the classes of the
+            slice. A class of which they have no image counts as it does in the slice.
+        p_value: of being no worse than they are on the same classes, corrected for looking at all slices (Holm 1979,
+            Scandinavian Journal of Statistics 6(2)).
     """
 
     column: str
@@ -62,55 +85,57 @@ class Slice:
 def score_slices(predictions: Predictions, columns: pd.DataFrame) -> list[Slice]:
     """Score a model on slices of its images; those that are worse first, then the others by accuracy.
 
+    A slice is compared with other images of the same classes, as some classes are harder than others.
+
     Args:
         predictions: of N images.
-        columns: (N rows) what there is to slice by; numbers are cut into quarters, names taken as they are. A column
-            with one value, or with too many, is left out, and so are slices of few images.
+        columns: (N rows) what there is to slice by; numbers are cut into quarters, names taken as they are.
     """
-    hits = predictions.predicted == predictions.labels
-    found = cut(columns)
-    members, groups = [rows for *_, rows in found], predictions.drawn_groups
-    if groups is None:
-        p_values = holm([_p_value(hits, rows) for rows in members])
-    else:
-        p_values = holm(_p_values_of_groups(hits, members, groups) if members else [])
+    hits, groups = predictions.predicted == predictions.labels, predictions.drawn_groups
+    parts = cut(columns)
+    compared = [_Compared(hits, predictions.labels, part) for part in parts]
+    p_values, tested = np.ones(len(parts)), [part.shows_others(groups) for part in parts]
+    p_values[tested] = holm([one.p_value(groups) for one, is_tested in zip(compared, tested, strict=True) if is_tested])
     slices = [
         Slice(
-            column,
-            value,
-            int(rows.sum()),
-            accuracy_interval(hits[rows], None if groups is None else groups[rows]),
-            float(hits[~rows].mean()),
+            part.column,
+            part.value,
+            int(part.rows.sum()),
+            accuracy_interval(hits[part.rows], None if groups is None else groups[part.rows]),
+            one.expected / int(part.rows.sum()),
             p_value,
         )
-        for (column, value, rows), p_value in zip(found, p_values, strict=True)
+        for part, one, p_value in zip(parts, compared, p_values.tolist(), strict=True)
     ]
     return sorted(slices, key=lambda one: (not one.is_worse, one.accuracy.value, one.name))
 
 
-def cut(columns: pd.DataFrame) -> list[tuple[str, str, Bools]]:
-    """Return the slices that columns (N rows) give: the column, the value, and the images (N,) that have it."""
-    return [
-        (str(column), value, rows)
-        for column in columns
-        for value, rows in _values(columns[column])
-        if min(rows.sum(), (~rows).sum()) >= FEWEST_IMAGES
-    ]
+def cut(columns: pd.DataFrame) -> list[Part]:
+    """Return the parts that columns (N rows) give: of each value with enough images, and enough that have another."""
+    parts = []
+    for column in columns:
+        known = columns[column].notna().to_numpy()
+        for value, rows in _values(columns[column]):
+            part = Part(str(column), value, rows, known & ~rows)
+            if min(part.rows.sum(), part.others.sum()) >= FEWEST_IMAGES:
+                parts.append(part)
+    return parts
 
 
 def sentence(slices: Sequence[Slice]) -> str:
     """Say on which images the model is worse."""
     worse = [one for one in slices if one.is_worse]
     if not slices:
-        return "There is nothing to slice the images by: all columns have one value, or too many."
+        return f"There is nothing to slice the images by: no value has {FEWEST_IMAGES} images, and as many others."
+    than = "than on other images of the same classes"
     if not worse:
-        return f"On none of {len(slices)} slices is the model significantly less accurate than on the other images."
+        return f"On none of {len(slices)} slices is the model significantly less accurate {than}."
     told = ", ".join(f"{one.name} ({100 * one.accuracy.value:.1f} %, others {100 * one.rest:.1f} %)" for one in worse)
-    return f"The model is significantly less accurate on {len(worse)} of {len(slices)} slices: {told}."
+    return f"The model is significantly less accurate on {len(worse)} of {len(slices)} slices {than}: {told}."
 
 
 def _values(column: pd.Series) -> Iterator[tuple[str, Bools]]:
-    """Yield each value of a column with the images (N,) that have it; none where there is one value, or too many."""
+    """Yield the values of a column with the images (N,) that have each."""
     if pd.api.types.is_numeric_dtype(column) and column.nunique() > len(QUARTERS):
         cuts = np.unique(np.nanquantile(column, [0.25, 0.5, 0.75]))
         numbers = np.searchsorted(cuts, column, side="left")
@@ -121,13 +146,14 @@ def _values(column: pd.Series) -> Iterator[tuple[str, Bools]]:
                 yield f"{name} ({' to '.join(_written([column[rows].min(), column[rows].max()]))})", rows
         return
     counts = column.value_counts()
-    found = counts.index[counts > 0]  # of categories, not each occurs
-    if 1 < len(found) <= MOST_VALUES:
-        values = sorted(found, key=str)
-        fractions = [value for value in values if isinstance(value, float | np.floating)]
-        written = dict(zip(fractions, _written(fractions), strict=True))
-        for value in values:
-            yield written.get(value, str(value)), (column == value).to_numpy(bool)
+    counts = counts[counts >= FEWEST_IMAGES]
+    if len(counts) > MOST_VALUES:
+        logger.info(f"Of {len(counts):,} values of “{column.name}”, the {MOST_VALUES} with the most images are slices.")
+    values = sorted(counts.index, key=lambda value: (-counts[value], str(value)))[:MOST_VALUES]
+    fractions = [value for value in values if isinstance(value, float | np.floating)]
+    written = dict(zip(fractions, _written(fractions), strict=True))
+    for value in sorted(values, key=str):
+        yield written.get(value, str(value)), (column == value).to_numpy(bool)
 
 
 def _written(numbers: Sequence[float | np.floating]) -> list[str]:
@@ -146,42 +172,77 @@ def _with_digits(number: float, digits: int) -> str:
     return f"{number:.{max(digits, whole)}g}"
 
 
-def _p_value(hits: Bools, rows: Bools) -> float:
-    """Return how probable it is that a slice of no worse images has as few hits."""
-    inside, outside = hits[rows], hits[~rows]
-    counts = [[inside.sum(), (~inside).sum()], [outside.sum(), (~outside).sum()]]
-    return float(fisher_exact(counts, alternative="less").pvalue)
+class _Compared:
+    """The answers to the images of a part, beside those to the others, class by class."""
 
+    def __init__(self, hits: Bools, labels: Ints, part: Part) -> None:
+        """Count.
 
-def _p_values_of_groups(hits: Bools, slices: Sequence[Bools], groups: Ints) -> list[float]:
-    """Return the same of each slice by the difference of its accuracy from the others', for images that have groups.
+        Args:
+            hits: (N,) whether the answer is right.
+            labels: (N,) from 0 to K - 1.
+            part: of the images.
+        """
+        self.hits, self.labels, self.part = hits, labels, part
+        self.inside, self.outside = self._count(part.rows), self._count(part.others)  # (K,)
+        self.right = self._count(part.rows & hits)
+        self.all_right = self.right + self._count(part.others & hits)
 
-    Its standard error is that of resampled groups; Student's t has as many degrees of freedom as the smaller of both
-    sides has groups, less one: a column that is the same for a whole group tells as much as there are groups.
+    def _count(self, rows: Bools) -> npt.NDArray[np.int64]:
+        return np.bincount(self.labels[rows], minlength=int(self.labels.max()) + 1)
 
-    Args:
-        hits: (N,) whether the answer is right.
-        slices: S times (N,) whether the image is in it.
-        groups: (N,) number of each image's group.
-    """
-    num_groups = int(groups.max()) + 1
+    @property
+    def recalls_of_others(self) -> npt.NDArray[np.float64]:
+        """(K,) of each class; NaN where they have no image of it."""
+        return ratio(self.all_right - self.right, self.outside)
 
-    def of_groups(chosen: Sequence[Bools]) -> np.ndarray:
-        """Return how many of the images (S, G) are chosen, by their groups."""
-        return np.array([np.bincount(groups[rows], minlength=num_groups) for rows in chosen], np.float64)
+    @property
+    def expected(self) -> float:
+        """How many answers in the part would be right with the recalls of the others."""
+        return float(np.where(self.outside > 0, self.inside * self.recalls_of_others, self.right).sum())
 
-    inside, outside = of_groups(slices), of_groups([~rows for rows in slices])
-    right, others = of_groups([hits & rows for rows in slices]), of_groups([hits & ~rows for rows in slices])
-    drawn = []  # each (S, B); NaN where a resample has no image of a side
-    for counts in multiplicities(num_groups, RESAMPLES, SEED):
-        times = counts.astype(np.float64)  # (G, B)
-        drawn.append(ratio(right @ times, inside @ times) - ratio(others @ times, outside @ times))
-    differences = ratio(right.sum(axis=1), inside.sum(axis=1)) - ratio(others.sum(axis=1), outside.sum(axis=1))
-    resampled = np.concatenate(drawn, axis=1)
-    errors = np.sqrt(mean_of_defined((resampled - mean_of_defined(resampled)[:, None]) ** 2))
-    units = np.minimum(np.count_nonzero(inside, axis=1), np.count_nonzero(outside, axis=1))
-    found = []
-    for difference, error, count in zip(differences.tolist(), errors.tolist(), units.tolist(), strict=True):
-        half = two_sided(difference, error, count) / 2
-        found.append(half if difference < 0 else 1 - half)
-    return found
+    def p_value(self, groups: Ints | None) -> float:
+        """Return how probable it is that a part on which the classes are no harder has as few hits.
+
+        Args:
+            groups: (N,) number of each image's group; None: each stands alone.
+        """
+        if self.right.sum() >= self.expected:
+            return 1.0
+        return self._exact() if groups is None else self._of_groups(groups)
+
+    def _exact(self) -> float:
+        """Return the p-value where each image stands alone.
+
+        Given the counts of a class, the hits in the part are hypergeometric where it makes no difference; those of all
+        classes add up. For one class that is Fisher's exact test (Birch 1964, JRSS B 26(2); Agresti 2013, Categorical
+        Data Analysis, section 7.3.5).
+        """
+        lowest, highest = np.maximum(0, self.all_right - self.outside), np.minimum(self.inside, self.all_right)
+        able = np.flatnonzero(highest > lowest)  # classes in which there can be more hits or fewer
+        sizes = highest[able] - lowest[able] + 1
+        classes = np.repeat(able, sizes)
+        hits = np.concatenate([np.arange(lowest[one], highest[one] + 1) for one in able])
+        images = self.inside + self.outside
+        chances = hypergeom.pmf(hits, images[classes], self.all_right[classes], self.inside[classes])
+        of_sum = reduce(np.convolve, np.split(chances, np.cumsum(sizes)[:-1]))
+        return min(1.0, float(of_sum[: int((self.right - lowest).sum()) + 1].sum()))
+
+    def _of_groups(self, groups: Ints) -> float:
+        """Return the p-value where images have groups (N,), by the difference of the recalls.
+
+        The classes are averaged as Mantel and Haenszel do (Greenland and Robins 1985, Biometrics 41(1)). In the
+        standard error groups vary as wholes (Liang and Zeger 1986, Biometrika 73(1)). Student's t has as many degrees
+        of freedom as the smaller of both sides has groups, less one: a column that is the same for a whole group tells
+        as much as there are groups.
+        """
+        rows, others = self.part.rows, self.part.others
+        shares = ratio(self.inside, self.inside + self.outside)[self.labels]
+        weights = np.where(rows, 1 - shares, np.where(others, -shares, 0.0))  # they sum to 0 in each class
+        recalls = np.where(rows, ratio(self.right, self.inside)[self.labels], self.recalls_of_others[self.labels])
+        used = weights != 0
+        difference = float(weights[used] @ self.hits[used])
+        scatter = np.bincount(groups[used], weights[used] * (self.hits - recalls)[used])
+        units = min(len(np.unique(groups[side & used])) for side in (rows, others))
+        half = two_sided(difference, float(np.linalg.norm(scatter)), units) / 2
+        return half if difference < 0 else 1 - half

@@ -51,9 +51,9 @@ CAPTIONS = {
     "how many would be right? The steeper the curve falls to the right, the more it brings to leave the last ones out.",
     "confident_mistakes": "Look at these first. Often they are wrong labels, images that nobody could tell apart, or "
     "something that the training images do not show.",
-    "slices": "The accuracy on images that share something: a group, how bright or sharp they are, their shape. Red: "
-    "significantly worse than the rest, corrected for looking at all slices. More training images like these would "
-    "help there.",
+    "slices": "The accuracy on images that share something: a group, how bright or sharp they are, their shape. A bar "
+    "shows that on other images of the same classes. Orange: significantly worse than these, corrected for looking at "
+    "all slices. More training images like these may help there.",
     "confidences": "How many images have a prediction of that probability. Few on the left: the model seldom "
     "hesitates.",
     "explanations": "A row for each image: itself, where in it the answer was seen, and the training images most like "

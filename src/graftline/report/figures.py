@@ -75,28 +75,28 @@ def write_figures(predictions: Predictions, scores: Mapping[str, Interval], dire
     return {name: figure.write(directory / f"{name}.svg") for name, figure in _figures(predictions, scores)}
 
 
-def write_slices_figure(slices: Sequence[Slice], accuracy: float, file: Path) -> Path | None:
+def write_slices_figure(slices: Sequence[Slice], file: Path) -> Path | None:
     """Write the accuracy of slices with 95 % intervals; nothing where there are none.
 
     Args:
         slices: in the order to show; the first ones are shown.
-        accuracy: on all images.
         file: where to write it, an SVG.
     """
     if not slices:
         return None
     worse = sum(one.is_worse for one in slices)
     shown = slices[:MOST_SLICES]
-    axis = Axis.shares("accuracy, % (dashed: of all images)", min(one.accuracy.low for one in shown))
+    axis = Axis.shares("accuracy, %", min(min(one.accuracy.low, one.rest) for one in shown))
     bottom = 20 * len(shown) + 8
     short = shorten_all([printable(one.name) for one in shown], 40)
     names = [f"{name}, {one.images:,}" for name, one in zip(short, shown, strict=True)]
     return _Figure(
         "slices.svg.j2",
         f"{worse} of {len(slices)} slices are worse" if worse else f"None of {len(slices)} slices is clearly worse",
-        "Accuracy with its 95 % interval. Orange diamond: worse than the other images, corrected for looking at all.",
+        "Accuracy with its 95 % interval; gray bar: that on other images of the same classes. Orange diamond: worse "
+        "than that, corrected for looking at all.",
         (300, bottom + 36),
-        {"slices": list(zip(names, shown, strict=True)), "axis": axis, "accuracy": accuracy, "bottom": bottom},
+        {"slices": list(zip(names, shown, strict=True)), "axis": axis, "bottom": bottom},
         left=max(map(_width, names)) + 12,
     ).write(file)
 
