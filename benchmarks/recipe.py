@@ -34,9 +34,9 @@ from graftline.data.split import Split
 from graftline.data.version import DatasetVersion
 from graftline.execution import Execution
 from graftline.features.cache import ActivationRequest, Features, ImageBatcher
-from graftline.freezing.batchnorm import BatchNormStatistics
+from graftline.freezing.batchnorm import BatchNormChoice
 from graftline.freezing.rules import AllButHead, Names, Nothing
-from graftline.training.batchnorm import prepare_statistics
+from graftline.training.batchnorm import choose_statistics, prepare_statistics
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.phases import fit_phase
 from graftline.training.recipe import Recipe
@@ -63,7 +63,7 @@ class Change:
 
     key: str
     learning_rate: float | None = None
-    batchnorm: BatchNormStatistics = "trained"
+    batchnorm: BatchNormChoice = "auto"
     drop_path_rate: float = 0.0
     recipe: Mapping[str, Any] = field(default_factory=dict)
     frozen: Sequence[str] = ()
@@ -73,6 +73,7 @@ CHANGES = (
     Change("none"),
     Change("freeze.batchnorm=adapted", batchnorm="adapted"),
     Change("freeze.batchnorm=frozen", batchnorm="frozen"),
+    Change("freeze.batchnorm=trained", batchnorm="trained"),
     Change("optim.lr=0.003", learning_rate=0.003),
     Change("train.label_smoothing=0.1", recipe={"label_smoothing": 0.1}),
     Change("backbone.drop_path_rate=0.2", drop_path_rate=0.2),
@@ -86,9 +87,10 @@ OF_A_HEAD = CHANGES[:2]  # frozen layers keep their statistics in any case
 
 @dataclass(frozen=True)
 class Work:
-    """How much is done: images of the training and of the test split at most, epochs, the network's input in px."""
+    """How much is done: images of each split at most, epochs, the network's input in px."""
 
     images: int
+    validated: int
     tested: int
     epochs: int | None
     image_size: int | None
@@ -109,7 +111,7 @@ def read_set(name: str, work: Work, folder: Path) -> DatasetVersion:
     say(write(SETS[name](), folder / name))
     split = Split(seed=0, existing=True)
     version = Ingest(name, str(folder / name), Folder(), split, directory=str(folder / "data")).run().version
-    return version.part(train=work.images, test=work.tested)
+    return version.part(train=work.images, validation=work.validated, test=work.tested)
 
 
 def train(change: Change, version: DatasetVersion, work: Work, seed: int, folder: Path) -> Outcome:
@@ -130,7 +132,7 @@ def train(change: Change, version: DatasetVersion, work: Work, seed: int, folder
         make_trainer=functools.partial(pl.Trainer, accelerator="cpu", devices=1, gradient_clip_val=1.0),
         execution=Execution(),
         seed=seed,
-        batchnorm=rule.batchnorm,
+        batchnorm=choose_statistics(change.batchnorm, version.num_images("train"), pretrained=True),
     )
     with tempfile.TemporaryDirectory(dir=folder) as name:
         directory = FitDirectory(Path(name))
@@ -181,6 +183,7 @@ def main() -> None:
     parser.add_argument("--set", choices=list(SETS), default="letters", dest="name")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of head, order and dropout")
     parser.add_argument("--images", type=int, default=1_000, help="training images")
+    parser.add_argument("--validated", type=int, default=2_000, help="validation images, by which the epoch is chosen")
     parser.add_argument("--tested", type=int, default=1_000, help="test images")
     parser.add_argument("--epochs", type=int, help="as the freeze rule has it")
     parser.add_argument("--image-size", type=int, default=64, help="px; 0: the network's own")
@@ -189,7 +192,7 @@ def main() -> None:
     parser.add_argument("--head", action="store_true", help="the head alone, beside adapted statistics")
     asked = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", Execution().num_threads)))
-    work = Work(asked.images, asked.tested, asked.epochs, asked.image_size or None, asked.head)
+    work = Work(asked.images, asked.validated, asked.tested, asked.epochs, asked.image_size or None, asked.head)
     changes, results = OF_A_HEAD if work.head else [one for one in CHANGES if one.key in asked.changes], []
     with tempfile.TemporaryDirectory() as name:
         version = read_set(asked.name, work, Path(name))

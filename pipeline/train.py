@@ -66,7 +66,7 @@ from graftline.report.tables import print_scores
 from graftline.tracking.names import BUNDLE_DIGEST, STAGE
 from graftline.tracking.tracking import Tracking
 from graftline.training import phases
-from graftline.training.batchnorm import check_statistics, prepare_statistics
+from graftline.training.batchnorm import check_statistics, choose_statistics, prepare_statistics
 from graftline.training.budget import check_budget, check_clock, end_seconds, passes, timed
 from graftline.training.depth_decision import decide_depth, decide_depth_of
 from graftline.training.fit_directory import FitDirectory
@@ -270,7 +270,9 @@ class Train:
             execution=execution,
             cluster=self.cluster if execution.rank == 0 else NoCluster(),
             seed=self.seed,
-            batchnorm=self.freeze.batchnorm,
+            batchnorm=choose_statistics(
+                self.freeze.batchnorm, version.num_images("train"), pretrained=graft.weights.pretrained
+            ),
         )
 
     def _fit_to_images(self, version: DatasetVersion) -> Backbone:

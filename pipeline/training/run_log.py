@@ -9,6 +9,7 @@ from graftline.backbones.cost import NetworkCost, count
 from graftline.console import reworded, say
 from graftline.data.loaders import decode_sample
 from graftline.files import atomic_file, write_json
+from graftline.freezing.batchnorm import statistics
 from graftline.freezing.rule import FreezeDecision
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.training.result import TrainOutcome, print_measurement, print_policy_choice
@@ -105,6 +106,12 @@ def log_decision(run: "Run", setup: TrainingSetup, decision: FreezeDecision, fil
             run.log_artifact(save(figure, files.measurement), "freeze")
     for plan in decision.plans:
         say(f"Freeze: {plan.sentence(setup.graft.network)}.")
+    if (
+        setup.frozen_statistics
+        and statistics(setup.graft.network)
+        and not all(plan.only_head for plan in decision.plans)
+    ):
+        say("BatchNorm keeps the statistics that the weights came with (freeze.batchnorm).")
     run.set_tags({"graftline.freeze": decision.reason})
 
 

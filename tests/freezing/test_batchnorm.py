@@ -128,7 +128,7 @@ def test_layers_without_statistics_have_none() -> None:
 
 
 def test_a_choice_that_is_none_is_refused() -> None:
-    with pytest.raises(UserError, match=r"AllButHead\.batchnorm is 'off': use one of trained, frozen, adapted\."):
+    with pytest.raises(UserError, match=r"AllButHead\.batchnorm is 'off': use one of auto, trained, frozen, adapted\."):
         AllButHead(batchnorm="off")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"Measured\.batchnorm is 'off'"):
         Measured(batchnorm="off")  # type: ignore[arg-type]

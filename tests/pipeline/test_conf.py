@@ -77,6 +77,6 @@ def test_each_freeze_rule_has_the_key_of_all(name: str) -> None:
     for stage in ("train", "search"):
         for key in ("freeze.batchnorm", "batchnorm"):
             assert compose(stage, [*given, f"{key}=adapted"]).stage.freeze.batchnorm == "adapted"  # type: ignore[attr-defined]
-        assert compose(stage, given).stage.freeze.batchnorm == "trained"  # type: ignore[attr-defined]
+        assert compose(stage, given).stage.freeze.batchnorm == "auto"  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"freeze\.batchnorm"):
         compose("train", [*given, "freeze.batchnorm=frozn"])

@@ -14,7 +14,7 @@ import timm
 import torch
 from mlflow import MlflowClient
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from workplace import TINY
 
 from graftline.backbones.zoo.lenet5 import LeNet5
@@ -22,6 +22,7 @@ from graftline.bundle.layout import read_description
 from graftline.bundle.neighbors import Neighbors
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
+from graftline.freezing.batchnorm import statistics
 from graftline.pipeline.__main__ import main
 from graftline.pipeline.cli import ComposedStage, compose
 from graftline.pipeline.cli.wording import reword
@@ -163,7 +164,7 @@ def test_what_is_known_without_images_is_refused_before_they_are_read(
 
 
 def test_statistics_that_know_nothing_are_not_frozen(train: list[str], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no pretrained weights.* no statistics.*: leave freeze\.batchnorm=trained\.$"):
+    with pytest.raises(UserError, match=r"no pretrained weights.* no statistics.*: leave freeze\.batchnorm=auto\.$"):
         compose("train", [*train, "freeze.batchnorm=frozen"]).run(tmp_path / "run")
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert not client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
@@ -241,6 +242,21 @@ def test_a_head_on_cached_activations_needs_no_look_at_transforms(train: list[st
     lines = {line.partition("=")[0]: line for line in [*train, *given, "backbone.weights=file"]}
     compose("train", [*lines.values(), f"backbone.file={weights}"]).run(tmp_path / "run")
     assert not (tmp_path / "run" / "augment.json").exists()
+
+
+@pytest.mark.parametrize("given", [[], ["freeze.batchnorm=trained"]])
+def test_few_images_leave_the_statistics_of_batchnorm_as_they_are(
+    train: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str]
+) -> None:
+    weights = tmp_path / "weights.safetensors"
+    network = timm.create_model("test_efficientnet", num_classes=3)
+    save_file(network.state_dict(), weights)
+    lines = {line.partition("=")[0]: line for line in [*train, "freeze=none", *given, "backbone.weights=file"]}
+    compose("train", [*lines.values(), f"backbone.file={weights}"]).run(tmp_path / "run")
+    trained = load_file(tmp_path / "run" / "bundle" / "model.safetensors")
+    assert all(torch.equal(buffer, trained[name]) for name, buffer in statistics(network).items()) == (not given)
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("BatchNorm keeps the statistics that the weights came with" in said) == (not given)
 
 
 @pytest.mark.long

@@ -16,6 +16,8 @@ from graftline.errors import UserError
 # trained: those of the layers that are trained are trained, frozen layers keep theirs; frozen: all layers keep theirs;
 # adapted: all are computed anew on training images before the training, which then goes on as with trained
 BatchNormStatistics = Literal["trained", "frozen", "adapted"]
+# auto: frozen where there are few training images, else trained
+BatchNormChoice = Literal["auto", "trained", "frozen", "adapted"]
 
 
 def check_batchnorm(batchnorm: str, name: str) -> None:
@@ -28,8 +30,8 @@ def check_batchnorm(batchnorm: str, name: str) -> None:
     Raises:
         UserError: it is not.
     """
-    if batchnorm not in get_args(BatchNormStatistics):
-        raise UserError(f"{name} is {batchnorm!r}: use one of {', '.join(get_args(BatchNormStatistics))}.")
+    if batchnorm not in get_args(BatchNormChoice):
+        raise UserError(f"{name} is {batchnorm!r}: use one of {', '.join(get_args(BatchNormChoice))}.")
 
 
 def keeps_statistics(module: nn.Module) -> bool:

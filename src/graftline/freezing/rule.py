@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 from torch import nn
 
 from graftline.errors import UserError
-from graftline.freezing.batchnorm import BatchNormStatistics, check_batchnorm
+from graftline.freezing.batchnorm import BatchNormChoice, check_batchnorm
 from graftline.freezing.depth import DEEP_BATCH, PASSES_PER_STEP, deep_epochs
 from graftline.freezing.measurement import BoundaryTrial, DepthMeasurement
 from graftline.freezing.plan import FreezePlan
@@ -179,12 +179,13 @@ class FreezeRule(ABC):
     Attributes:
         needs_trials: whether ``decide`` calls ``FreezeContext.try_boundary``, which takes time.
         batchnorm: what happens to BatchNorm's statistics, for whoever trains: ``trained`` with the layers that are,
-            ``frozen`` in all layers, or ``adapted`` to training images before the training, then as ``trained``.
+            ``frozen`` in all layers, ``adapted`` to training images before the training, then as ``trained``, or
+            ``auto``: frozen where there are few training images, else trained.
     """
 
     needs_trials: ClassVar[bool] = False
 
-    batchnorm: BatchNormStatistics = field(default="trained", kw_only=True)
+    batchnorm: BatchNormChoice = field(default="auto", kw_only=True)
 
     def __post_init__(self) -> None:
         check_batchnorm(self.batchnorm, f"{type(self).__name__}.batchnorm")

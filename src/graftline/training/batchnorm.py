@@ -18,7 +18,8 @@ from graftline.data.version import order_by_content
 from graftline.errors import UserError
 from graftline.features.cache import ActivationRequest, ImageBatcher
 from graftline.files import atomic_file
-from graftline.freezing.batchnorm import BatchNormStatistics, adapt_to, statistics
+from graftline.freezing.batchnorm import BatchNormChoice, BatchNormStatistics, adapt_to, statistics
+from graftline.freezing.depth import DEEP_IMAGES, MOST_DEEP_EPOCHS
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.setup import TrainingSetup
 
@@ -28,7 +29,27 @@ ADAPTED_IMAGES = 512  # that statistics are computed from: each channel's are of
 ADAPTED_BATCH = 64  # images of which each layer on the way is normalized together
 
 
-def check_statistics(choice: BatchNormStatistics, *, pretrained: bool) -> None:
+def choose_statistics(choice: BatchNormChoice, num_images: int, *, pretrained: bool) -> BatchNormStatistics:
+    """Return what happens to the statistics in a training.
+
+    Those of a batch are not what the pretrained weights were made for: the network has to get used to them. Where the
+    images are so few that a training of more than the head has fewer steps than others (`deep_epochs`), it does not
+    get that far, and is better with those that the weights came with (docs/freezing-measurements.md).
+
+    Args:
+        choice: the user's.
+        num_images: of the whole training split.
+        pretrained: whether the network's weights know anything; random ones have no statistics worth keeping.
+
+    >>> [choose_statistics("auto", images, pretrained=True) for images in (100, 333, 334)]
+    ['frozen', 'frozen', 'trained']
+    """
+    if choice != "auto":
+        return choice
+    return "frozen" if pretrained and num_images * MOST_DEEP_EPOCHS < DEEP_IMAGES else "trained"
+
+
+def check_statistics(choice: BatchNormChoice, *, pretrained: bool) -> None:
     """Make sure that no statistics are frozen that know nothing.
 
     Args:
@@ -41,7 +62,7 @@ def check_statistics(choice: BatchNormStatistics, *, pretrained: bool) -> None:
     if choice == "frozen" and not pretrained:
         raise UserError(
             "The backbone has no pretrained weights, and so its BatchNorm knows no statistics to freeze: "
-            "leave FreezeRule.batchnorm='trained'."
+            "leave FreezeRule.batchnorm='auto'."
         )
 
 
