@@ -337,13 +337,13 @@ class Retrain:
         now.retrainings.set_told(decided.run_id)
 
     def tell_failure(self, error: BaseException, directory: Path, began: float | None = None) -> None:
-        """Tell and write what went wrong; the command line prints it."""
+        """Write and tell what went wrong; the command line prints it."""
         result = _content({"outcome": "failed", "reason": _explain(error)}, {}, began)
-        self._notify.tell(result)
-        try:
+        try:  # before it is told, which takes its time: SIGKILL may follow SIGTERM
             write_json(RunDirectory(directory).result, result)
         except OSError as cause:  # a full disk may be what went wrong
             warn(f"result.json cannot be written either ({cause.strerror}).")
+        self._notify.tell(result)
 
     @cached_property
     def _options(self) -> RetrainOptions:

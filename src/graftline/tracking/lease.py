@@ -10,9 +10,10 @@ one finds the new name taken or the old one gone. What was renamed, a tombstone,
 
 Whether a holder is dead or slow: on the same machine a lock on a file tells at once, which the kernel frees. It does so
 for the same file under the same kernel only, and not for a copy of the file, nor after the machine was started anew or
-cloned. From anywhere else a holder is watched: alive is who changes the tag within a minute, dead who does not. A living
-one whose beat fails once needs less. The time in which MLflow does not answer counts for nothing: it may not answer the
-holder either. Nor do clocks: they may differ between machines, or be set back, and a holder may have died a second ago.
+cloned. From anywhere else a holder is watched: alive is who changes the tag within a minute, dead who does not. One
+that lives needs less, also where a beat fails. The time in which MLflow does not answer counts for nothing: it may not
+answer the holder either. Nor do clocks: they may differ between machines, or be set back, and a holder may have died a
+second ago.
 """
 
 import json
