@@ -168,7 +168,7 @@ class Promotions:
         alias where it belongs, or moved by hand since.
 
         Raises:
-            UserError: the version was deleted, or MLflow does not answer.
+            UserError: the version was deleted, which is noted as done, too; or MLflow does not answer.
         """
         standing = self.read()
         if line.number in standing.done:
@@ -181,6 +181,11 @@ class Promotions:
                 self._move(standing, latest)  # others have decided anew while we moved
         else:
             self._note(standing, line, _DONE)
+            if line.decision.moves and line.decision.after not in standing.former_champions:
+                raise UserError(
+                    f"Version {line.decision.after} of {self.model} was deleted before it became champion (line "
+                    f"{line.number} of the ledger): the champion is who it was."
+                )
         self._keep_copy(standing)
 
     def end(self, line: LedgerLine) -> None:
