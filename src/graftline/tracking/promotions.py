@@ -126,7 +126,7 @@ class Promotions:
             standing = self.read()
         if standing.was_moved_by_hand:
             decision = self._by_hand(standing)
-            logger.warning(f"{decision.reasons[0]} The ledger notes it.")
+            logger.warning(f"{standing.by_hand} The ledger notes it.")
             self.finish(self.append(standing, decision))
             standing = self.read()
         self._keep_copy(standing)
@@ -233,22 +233,16 @@ class Promotions:
 
     def _by_hand(self, standing: Standing) -> ChampionDecision:
         """Return the line that says that somebody moved the alias."""
-        now_is, was = standing.champion, standing.decided
-        if was is not None and was not in standing.former_champions:
-            reason = f"Version {was} was deleted from the registry."
-        elif now_is is None:
-            reason = f"The alias '{CHAMPION}' was removed from version {was} by hand."
-        else:
-            reason = f"The alias '{CHAMPION}' was set to version {now_is} by hand."
+        now_is = standing.champion
         return ChampionDecision(
             model=self.model,
             kind="moved by hand",
             version=now_is,
-            before=was,
+            before=standing.decided,
             after=now_is,
             author=author(),
             at=now(),
-            reasons=(reason,),
+            reasons=(standing.by_hand,),
             digests=None if now_is is None else bundle_digests(standing.version(now_is), None),
         )
 
