@@ -86,7 +86,7 @@ def sensor(job: dict[str, Any], dagster_job: Any) -> Any:
             tags = {"dagster/sensor_name": name, "dagster/run_key": watch.asked}
             found = context.instance.get_runs(dg.RunsFilter(tags=tags), limit=1)
             if not found or found[0].is_finished:  # or it was deleted
-                watch.end(succeeded=bool(found) and found[0].is_success)
+                watch.end(now, succeeded=bool(found) and found[0].is_success)
         try:
             watch.look(job["source"], now)
         except OSError as error:
