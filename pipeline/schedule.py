@@ -138,9 +138,6 @@ class ScheduleStage(Retrain):
         ]
         return ScheduleResult(files=files, facts={"engine": self.engine, "name": job.name}, table=table)
 
-    def tell_failure(self, error: BaseException, directory: Path, began: float | None = None) -> None:
-        """Tell nobody: who types it sees it."""
-
     def _check_training(self) -> None:
         """Find mistakes in the settings of the training now, and not at three in the night.
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 from hydra.errors import InstantiationException
@@ -26,8 +26,11 @@ from graftline.pipeline.cli.resume import resume, resumed_directory
 from graftline.pipeline.cli.validate import validate
 from graftline.pipeline.cli.wording import worded
 from graftline.pipeline.runs.directory import RunDirectory
-from graftline.pipeline.stage import Stage, StageResult, UnattendedStage
+from graftline.pipeline.stage import Stage, StageResult
 from graftline.pipeline.training.further_process import first_rank, further_launch
+
+if TYPE_CHECKING:  # it is loaded with its stage
+    from graftline.pipeline.retrain import Retrain
 
 SINGLE = {  # stages that decide or install one thing at a time, and what to do instead
     "promote": "give each key one value, and promote another model by a command of its own",
@@ -124,12 +127,12 @@ class ComposedStage:
 
     @contextmanager
     def _failure_told(self, directory: Path) -> Iterator[None]:
-        """Let a stage that nobody watches tell that it cannot begin, as on a full disk."""
+        """Let a retraining, which nobody watches, tell that it cannot begin, as on a full disk."""
         try:
             yield
         except OSError as error:
-            if isinstance(self.stage, UnattendedStage):
-                self.stage.tell_failure(error, directory)
+            if self.name == "retrain":
+                cast("Retrain", self.stage).tell_failure(error, directory)
             raise
 
 
