@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import yaml
 from hydra.errors import InstantiationException
@@ -28,9 +28,6 @@ from graftline.pipeline.cli.wording import worded
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.stage import Stage, StageResult
 from graftline.pipeline.training.further_process import first_rank, further_launch
-
-if TYPE_CHECKING:  # it is loaded with its stage
-    from graftline.pipeline.retrain import Retrain
 
 SINGLE = {  # stages that decide or install one thing at a time, and what to do instead
     "promote": "give each key one value, and promote another model by a command of its own",
@@ -132,7 +129,8 @@ class ComposedStage:
             yield
         except OSError as error:
             if self.name == "retrain":
-                cast("Retrain", self.stage).tell_failure(error, directory)
+                stage: Any = self.stage  # a `Retrain`, which this package does not import
+                stage.tell_failure(error, directory)
             raise
 
 
