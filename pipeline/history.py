@@ -11,7 +11,6 @@ from graftline.pipeline.program import program
 from graftline.pipeline.promotion.decided_model import open_promotions
 from graftline.pipeline.stage import StageResult
 from graftline.report.history_tables import print_history
-from graftline.tracking.names import CHAMPION
 from graftline.tracking.standing import Standing
 from graftline.tracking.tracking import Tracking
 
@@ -83,5 +82,4 @@ def _warn_of_alias(standing: Standing) -> None:
         line = standing.interrupted.number
         warn(f"Line {line} was interrupted before the alias moved: the next promote or rollback moves it.")
     elif standing.was_moved_by_hand:
-        there = "is gone" if standing.champion is None else f"was set to version {standing.champion}"
-        warn(f"The alias '{CHAMPION}' {there} by hand: the next promote or rollback notes it in the ledger.")
+        warn(f"{standing.by_hand} The next promote or rollback notes it in the ledger.")

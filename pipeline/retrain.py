@@ -162,12 +162,12 @@ class Retrain:
         """Retrain if something is new and it is due; what the gate has decided is in ``decided`` at once."""
         if not now.retrainings.knows(now.recipe):
             self._train_stage().check()  # else a mistake would be told once the images are read, or in a month
-        reason = now.why_not_due(self._options.when)
-        changes = now.changes if reason is None else now.changes_seen
+        not_due = now.why_not_due(self._options.when)
+        changes = now.changes if not_due is None else not_due.changes
         if not self._options.allow_shrink and changes is not None:
             changes.refuse_shrink(self._options.max_shrink, self._images.path or now.model)
-        if reason is not None:
-            return _nothing("not due", reason)
+        if not_due is not None:
+            return _nothing("not due", not_due.reason)
         known = now.settled
         is_open = known is not None and now.is_open(known)
         if known is not None and not is_open:
@@ -337,13 +337,13 @@ class Retrain:
         now.retrainings.set_told(decided.run_id)
 
     def tell_failure(self, error: BaseException, directory: Path, began: float | None = None) -> None:
-        """Tell and write what went wrong; the command line prints it."""
+        """Write and tell what went wrong; the command line prints it."""
         result = _content({"outcome": "failed", "reason": _explain(error)}, {}, began)
-        self._notify.tell(result)
-        try:
+        try:  # before it is told, which takes its time: SIGKILL may follow SIGTERM
             write_json(RunDirectory(directory).result, result)
         except OSError as cause:  # a full disk may be what went wrong
             warn(f"result.json cannot be written either ({cause.strerror}).")
+        self._notify.tell(result)
 
     @cached_property
     def _options(self) -> RetrainOptions:

@@ -138,9 +138,6 @@ class ScheduleStage(Retrain):
         ]
         return ScheduleResult(files=files, facts={"engine": self.engine, "name": job.name}, table=table)
 
-    def tell_failure(self, error: BaseException, directory: Path, began: float | None = None) -> None:
-        """Tell nobody: who types it sees it."""
-
     def _check_training(self) -> None:
         """Find mistakes in the settings of the training now, and not at three in the night.
 
@@ -167,9 +164,11 @@ class ScheduleStage(Retrain):
         files = RunDirectory(directory)
         typed: list[str] = yaml.safe_load(files.overrides.read_text(encoding="utf-8"))
         _require_no_password(typed)
-        for key in sorted({_key(text) for text in typed if _may_hold_token(_key(text))}):
+        is_pod = self.engine == "kubernetes"
+        shown = "whoever reads the CronJob has" if is_pod else "the list of processes shows to all while a run goes on"
+        for key in sorted({_key(text) for text in typed if _may_hold_token(text)}):
             warn(
-                f"{key} may hold a token, which whoever reads the schedule has: write it into a file "
+                f"{key} may hold a token, which {shown}: write it into a file "
                 "conf/experiment/mine.yaml that others cannot read, and give experiment=mine."
             )
         return Job(
@@ -300,9 +299,11 @@ def _is_own(text: str) -> bool:
     return group == "hydra" or group in OWN
 
 
-def _may_hold_token(key: str) -> bool:
-    """Tell whether what somebody typed for a key may let whoever reads it speak in their name, as a web hook does."""
-    return key.partition(".")[0] == "notify" and key != "notify.seconds"
+def _may_hold_token(text: str) -> bool:
+    """Tell whether an override may let whoever reads it speak in somebody's name, as the address of a web hook does."""
+    _, _, value = text.partition("=")
+    key = _key(text)
+    return key.partition(".")[0] == "notify" and key != "notify.seconds" and value not in ("", "null")
 
 
 def _require_no_password(overrides: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +28,4 @@ class Stage(Protocol):
 
     def run(self, directory: Path) -> StageResult:
         """Do the stage's work, with ``directory`` for its files."""
-        ...
-
-
-@runtime_checkable
-class UnattendedStage(Stage, Protocol):
-    """A stage that nobody watches: it tells somebody of a failure, also of one before its ``run``."""
-
-    def tell_failure(self, error: BaseException, directory: Path) -> None:
-        """Tell what went wrong; ``directory`` is for its files."""
         ...

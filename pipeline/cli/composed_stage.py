@@ -26,7 +26,7 @@ from graftline.pipeline.cli.resume import resume, resumed_directory
 from graftline.pipeline.cli.validate import validate
 from graftline.pipeline.cli.wording import worded
 from graftline.pipeline.runs.directory import RunDirectory
-from graftline.pipeline.stage import Stage, StageResult, UnattendedStage
+from graftline.pipeline.stage import Stage, StageResult
 from graftline.pipeline.training.further_process import first_rank, further_launch
 
 SINGLE = {  # stages that decide or install one thing at a time, and what to do instead
@@ -124,12 +124,13 @@ class ComposedStage:
 
     @contextmanager
     def _failure_told(self, directory: Path) -> Iterator[None]:
-        """Let a stage that nobody watches tell that it cannot begin, as on a full disk."""
+        """Let a retraining, which nobody watches, tell that it cannot begin, as on a full disk."""
         try:
             yield
         except OSError as error:
-            if isinstance(self.stage, UnattendedStage):
-                self.stage.tell_failure(error, directory)
+            if self.name == "retrain":
+                stage: Any = self.stage  # a `Retrain`, which this package does not import
+                stage.tell_failure(error, directory)
             raise
 
 

@@ -19,6 +19,7 @@ from source_watch import FolderWatch
 HOME = Path(os.environ["DAGSTER_HOME"])
 RUNNER = Path(__file__).with_name("pipes_run.py")
 MODEL = "graftline/model"  # the tag by which dagster.yaml lets one run at a time
+OUTCOME = "graftline/outcome"  # tag of a run: what it came to
 ASSETS = {
     "dataset": "The dataset version: images with labels and splits, named by its digest.",
     "model": "The newest trained model, tested and registered.",
@@ -36,7 +37,9 @@ def retraining(job: dict[str, Any]) -> Any:
 
     def run(context: dg.OpExecutionContext, pipes: dg.PipesSubprocessClient) -> Any:
         done = pipes.run(context=context, command=[sys.executable, str(RUNNER)], extras=job)
-        yield dg.Output(done.get_custom_messages()[-1])
+        report = done.get_custom_messages()[-1]
+        context.instance.add_run_tags(context.run_id, {OUTCOME: report["result"].get("outcome", "done")})
+        yield dg.Output(report)
 
     def tell(report: dict[str, Any]) -> Any:
         for asset, metadata in describe(report, job["address"]).items():
@@ -86,7 +89,9 @@ def sensor(job: dict[str, Any], dagster_job: Any) -> Any:
             tags = {"dagster/sensor_name": name, "dagster/run_key": watch.asked}
             found = context.instance.get_runs(dg.RunsFilter(tags=tags), limit=1)
             if not found or found[0].is_finished:  # or it was deleted
-                watch.end(succeeded=bool(found) and found[0].is_success)
+                # one that was held by another has looked at no images
+                has_looked = bool(found) and found[0].is_success and found[0].tags.get(OUTCOME) != "held"
+                watch.end(now, succeeded=has_looked)
         try:
             watch.look(job["source"], now)
         except OSError as error:
@@ -101,7 +106,9 @@ def sensor(job: dict[str, Any], dagster_job: Any) -> Any:
         if watch.asked is not None:
             return dg.SkipReason(f"{waiting}; a run is under way.")
         if watch.asked_at is not None:
-            return dg.SkipReason(f"{waiting}; the last run has failed: one is due {job['age_hours']:g} h after it.")
+            return dg.SkipReason(
+                f"{waiting}; the last run has failed or was held: one is due {job['age_hours']:g} h after it."
+            )
         return dg.SkipReason(f"{waiting}; a run is due at {job['new_images']:,}, or after {job['age_hours']:g} h.")
 
     return dg.sensor(

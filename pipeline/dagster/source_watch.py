@@ -25,7 +25,7 @@ class FolderWatch:
         folders: path → time in ns (0: to be listed again), number of files, names of the folders in it.
         asked: key of the run that was asked for and has not ended; None: there is none.
         asked_count: files then.
-        asked_at: when it was, in seconds since 1970; None if it has succeeded.
+        asked_at: when it was, or when it has failed, in seconds since 1970; None if it has succeeded.
     """
 
     seen: int = 0
@@ -81,9 +81,9 @@ class FolderWatch:
         """Note that a run was asked for, of all files that are there."""
         self.asked, self.asked_count, self.asked_at = key, self.count, now
 
-    def end(self, *, succeeded: bool) -> None:
+    def end(self, now: float, *, succeeded: bool) -> None:
         """Note how that run has ended: only one that has succeeded has seen the files."""
-        self.asked = None
+        self.asked, self.asked_at = None, now
         if succeeded:
             self.seen, self.since, self.asked_at = self.asked_count, None, None
 

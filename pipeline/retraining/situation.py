@@ -36,6 +36,19 @@ NEEDED = ("train", "validation", "test")  # splits: without test images nothing 
 
 
 @dataclass(frozen=True)
+class NotDue:
+    """Why nothing is to be done yet.
+
+    Attributes:
+        reason: in words.
+        changes: of the images, as the condition has seen them; None: it has not looked at them.
+    """
+
+    reason: str
+    changes: Changes | None
+
+
+@dataclass(frozen=True)
 class Situation:
     """What is known before anything is trained; each part is looked at when it is asked for.
 
@@ -100,12 +113,6 @@ class Situation:
         """What has changed since the last retraining, or the champion's training; None: there was none."""
         before = self._before
         return None if before is None else Changes.between(before, self.version)
-
-    @property
-    def changes_seen(self) -> Changes | None:
-        """What a condition has seen of the changes; None: it has not looked at the images."""
-        found: Changes | None = self.__dict__.get("_seen_changes")  # where the cached property keeps it
-        return found
 
     @property
     def after(self) -> str:
@@ -215,8 +222,8 @@ class Situation:
         """Return where a version of the data set is on this machine, if it is here."""
         return Path(self.data.directory) / self.data.dataset_name() / dataset_digest
 
-    def why_not_due(self, when: str | None) -> str | None:
-        """Return why nothing is to be done yet, in words; None if it is due."""
+    def why_not_due(self, when: str | None) -> NotDue | None:
+        """Return why nothing is to be done yet; None if it is due."""
         if when is None or (self.last is None and self.champion is None):
             return None
         asked: dict[str, float] = {}
@@ -230,7 +237,8 @@ class Situation:
         if Trigger(when).holds(values):
             say(f"Due by '{when}': {_in_words(asked)}.")
             return None
-        return f"{_in_words(asked)}, and it is due by '{when}'"
+        seen = self._seen_changes if asked.keys() & CHANGED.keys() else None
+        return NotDue(f"{_in_words(asked)}, and it is due by '{when}'", seen)
 
     def _drift(self) -> float:
         """Return 1 if the newest check of what the champion has seen in use has found drift, else 0.

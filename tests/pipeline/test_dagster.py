@@ -39,7 +39,8 @@ ASSET = """query($path: [String!]!) {assetOrError(assetKey: {path: $path}) {...o
 LOOKS = """
 import time
 import dagster as dg
-from definitions import defs
+from dagster._core.storage.tags import RUN_KEY_TAG, SENSOR_NAME_TAG
+from definitions import OUTCOME, defs
 
 (sensor,) = defs.sensors
 instance, cursor = dg.DagsterInstance.ephemeral(), None
@@ -51,8 +52,8 @@ def look():
     print(f"{len(found.run_requests)} run, {found.skip_message}")
     return found.run_requests[0].run_key if found.run_requests else None
 
-def run(key, status):
-    tags = {"dagster/sensor_name": sensor.name, "dagster/run_key": key}
+def run(key, status, outcome="nothing new"):
+    tags = {SENSOR_NAME_TAG: sensor.name, RUN_KEY_TAG: key, OUTCOME: outcome}
     return instance.add_run(dg.DagsterRun(job_name="retrain", tags=tags, status=dg.DagsterRunStatus[status]))
 
 first = look()
@@ -60,7 +61,11 @@ started = run(first, "STARTED")
 look()
 instance.delete_run(started.run_id)
 run(first, "FAILURE")
+look()
 time.sleep(1)  # the key is the second
+run(look(), "SUCCESS", "held")
+look()
+time.sleep(1)
 run(look(), "SUCCESS")
 look()
 """
@@ -73,7 +78,11 @@ import definitions
 definitions.RETRIES = dg.RetryPolicy(max_retries=definitions.RETRIES.max_retries)  # without the minutes between them
 job = json.loads(Path(os.environ["DAGSTER_HOME"], "schedules", "pets.json").read_text())
 resources = {"pipes": dg.PipesSubprocessClient(), "io_manager": dg.mem_io_manager}
-print("succeeded:", dg.materialize([definitions.retraining(job)], resources=resources, raise_on_error=False).success)
+instance = dg.DagsterInstance.ephemeral()
+assets = [definitions.retraining(job)]
+done = dg.materialize(assets, resources=resources, instance=instance, raise_on_error=False)
+print("outcome:", instance.get_run_by_id(done.run_id).tags.get(definitions.OUTCOME))
+print("succeeded:", done.success)
 """
 FAILS = """
 import pathlib, sys
@@ -100,16 +109,19 @@ def in_dagster(script: str, folder: Path, **changes: Any) -> list[str]:
 
 
 def test_a_run_that_has_failed_has_not_seen_the_images(tmp_path: Path) -> None:
-    first, under_way, second, seen = in_dagster(LOOKS, tmp_path)
-    assert first == second == "1 run, None", "one that has failed is asked for again"
+    first, under_way, failed, second, held, third, seen = in_dagster(LOOKS, tmp_path)
+    assert first == second == third == "1 run, None", "one that has failed or was held is asked for again"
+    told = "the last run has failed or was held: one is due 1e-06 h after it."
+    assert failed == held == f"0 run, 1 of 1 files are new; {told}"
     assert under_way == "0 run, 1 of 1 files are new; a run is under way."
     assert seen.startswith("0 run, 0 of 1 files are new;")
 
 
 @pytest.mark.parametrize(("needed", "succeeded"), [(3, True), (4, False)])
 def test_a_run_that_fails_is_tried_twice_more(tmp_path: Path, needed: int, succeeded: bool) -> None:
-    *_, told = in_dagster(RETRIED, tmp_path, command=[sys.executable, "-c", FAILS, str(needed)])
+    *_, outcome, told = in_dagster(RETRIED, tmp_path, command=[sys.executable, "-c", FAILS, str(needed)])
     assert told == f"succeeded: {succeeded}"
+    assert outcome == f"outcome: {'nothing new' if succeeded else None}", "which the sensor reads"
     assert (tmp_path / "tried").read_text() == "xxx"
 
 

@@ -435,7 +435,10 @@ def test_a_history_that_was_changed_is_shown_and_told(
     crown(2)
     client.set_registered_model_alias("dusk", "champion", "1")
     run("history")
-    assert "! The alias 'champion' was set to version 1 by hand: the next promote" in capsys.readouterr().out
+    assert "! The alias 'champion' was set to version 1 by hand. The next promote" in capsys.readouterr().out
+    client.delete_model_version("dusk", "2")
+    run("history")
+    assert "! Version 2 was deleted from the registry. The next promote" in capsys.readouterr().out
     copy = next(Path("ledger").iterdir())
     copy.write_text(copy.read_text().replace("promoted", "forced"))
     with pytest.raises(

@@ -47,7 +47,8 @@ def test_who_waits_goes_on_once_the_other_has_ended(
 
 def test_a_retraining_that_is_stopped_while_it_waits_tells_it(past: Past) -> None:
     """By SIGTERM, as at the end of job.hours, when there is no run yet that could take it."""
-    typed = ["data=folder", "data.path=images", f"data.name={NAME}", "notify.command='cat > told.json'"]
+    tell = "cat > told.json; cp outputs/retrain/*/result.json there.json"  # it is written first: SIGKILL may follow
+    typed = ["data=folder", "data.path=images", f"data.name={NAME}", f"notify.command='{tell}'"]
     other = Lease(past.tracking.uri, NAME, past.place.root / "data" / NAME, "The retraining of colors")
     other.acquire()
     with other:
@@ -60,7 +61,7 @@ def test_a_retraining_that_is_stopped_while_it_waits_tells_it(past: Past) -> Non
     told = json.loads((past.place.root / "told.json").read_text())
     assert (told["outcome"], told["reason"].partition(",")[0]) == ("failed", "it was stopped by SIGTERM")
     (result,) = past.place.root.glob("outputs/retrain/*/result.json")
-    assert json.loads(result.read_text()) == told
+    assert json.loads(result.read_text()) == json.loads((past.place.root / "there.json").read_text()) == told
 
 
 def test_a_decision_is_told_once_and_before_old_files_are_removed(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:

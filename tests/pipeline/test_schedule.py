@@ -264,9 +264,12 @@ def test_a_password_in_an_address_is_refused(folder: Path, capsys: pytest.Captur
 
 @pytest.mark.parametrize("key", ["notify.url", "notify.command"])
 def test_a_token_of_a_hook_belongs_into_a_file(folder: Path, key: str, capsys: pytest.CaptureFixture[str]) -> None:
-    told = f"! {key} may hold a token, which whoever reads the schedule has: write it into a file conf/experiment/"
-    assert main(["schedule", "every=hourly", "notify.seconds=5", f"{key}=https://hooks/T/sesame"]) == 0
-    assert told in capsys.readouterr().out
+    typed = ["schedule", "every=hourly", "notify.seconds=5", f"{key}=https://hooks/T/sesame"]
+    told = f"! {key} may hold a token, which"
+    assert main([*typed, "engine=kubernetes"]) == 0
+    assert f"{told} whoever reads the CronJob has: write it into a file conf/" in capsys.readouterr().out
+    assert main(typed) == 0
+    assert f"{told} the list of processes shows to all while a run goes on: write it into" in capsys.readouterr().out
     written = [file for file in last(folder).rglob("*") if file.is_file() and "sesame" in file.read_text()]
     assert {"crontab", "log.txt"} <= {file.name for file in written}
     assert {file.stat().st_mode & 0o077 for file in written} == {0}, "nobody else may read it"
@@ -274,7 +277,7 @@ def test_a_token_of_a_hook_belongs_into_a_file(folder: Path, key: str, capsys: p
     experiment.parent.mkdir(parents=True)
     node, name = key.split(".")
     experiment.write_text(f"# @package _global_\n{node}: {{{name}: 'https://hooks/T/sesame'}}\n")
-    assert main(["schedule", "every=hourly", "experiment=mine"]) == 0
+    assert main(["schedule", "every=hourly", "experiment=mine", f"{key}=null"]) == 0
     out = capsys.readouterr().out
     assert "experiment=mine" in out
     assert "sesame" not in out

@@ -22,7 +22,7 @@ from graftline.files import write_json
 from graftline.pipeline.cli import compose
 from graftline.pipeline.retrain import Retrain, RetrainResult
 from graftline.pipeline.retraining.challengers import Challengers
-from graftline.pipeline.retraining.situation import Situation, require_images
+from graftline.pipeline.retraining.situation import NotDue, Situation, require_images
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.searching.winner import Winner
 from graftline.tracking.drift_checks import drift_tags
@@ -149,7 +149,7 @@ def test_after_a_clock_was_set_back_a_retraining_is_due_by_age(
     past: Past, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     past.retrain("promoted")
-    assert past.look().why_not_due("age>=30d") == "age is 0.0d, and it is due by 'age>=30d'"
+    assert past.look().why_not_due("age>=30d") == NotDue("age is 0.0d, and it is due by 'age>=30d'", None)
     earlier = time.time() - 3 * 3600
     monkeypatch.setattr(time, "time", lambda: earlier)
     assert past.look().why_not_due("age>=30d") is None
@@ -168,7 +168,7 @@ def test_a_check_for_drift_leads_to_one_retraining(past: Past) -> None:
     check()
     assert past.look().why_not_due("drift") is None
     past.retrain("refused")
-    assert past.look().why_not_due("drift") == "drift is 0, and it is due by 'drift'"
+    assert past.look().why_not_due("drift") == NotDue("drift is 0, and it is due by 'drift'", None)
     check()
     assert past.look().why_not_due("drift") is None
 
@@ -274,9 +274,10 @@ def test_looks_that_find_nothing_due_leave_no_version(past: Past, monkeypatch: p
     monkeypatch.setattr(version, "_read_summary", note)
     for number in range(10):
         past.paint(12 + number, 13 + number)
-        reason = past.look().why_not_due("new_images>=1000 or removed_images>0")
-        assert reason is not None
-        assert reason.startswith(f"new_images is {3 * number + 3}, removed_images is 0")
+        not_due = past.look().why_not_due("new_images>=1000 or removed_images>0")
+        assert not_due is not None
+        assert not_due.changes is not None
+        assert not_due.reason.startswith(f"new_images is {3 * number + 3}, removed_images is 0")
     folder = past.place.root / "here" / "data" / NAME
     assert {path.name for path in folder.iterdir()} == {before.digest, "checked.parquet"}
     assert len(opened) <= 10 * 3

@@ -138,9 +138,30 @@ def test_lines_of_the_user_stay_where_a_block_was_changed(job: Job) -> None:
     changed = "".join([*ours, "0 1 * * * backup\n"])
     both = cron.with_block(changed, block)
     assert both == changed + block
+    assert cron.changed_blocks(both, str(job.directory), None) == ["pets"], "which still runs"
+    assert cron.changed_blocks(both, "/elsewhere", None) == cron.changed_blocks(block, str(job.directory), None) == []
     assert cron.without_blocks(both, str(job.directory), "pets") == (changed, ["pets"])
     inserted = "".join([*ours, "0 1 * * * backup\n", end])
     assert cron.without_blocks(inserted, str(job.directory), None) == (inserted, [])
+
+
+@needs_cron
+def test_a_line_that_goes_on_to_run_is_told(job: Job, crontab: Path, caplog: pytest.LogCaptureFixture) -> None:
+    changed = cron.cron_block(job, TIMES).replace("\n", "\n# mine\n", 1)
+    subprocess.run([crontab, "-"], input=changed.encode(), check=True)
+    told = "Lines of the schedule pets in the crontab were changed by hand and stay"
+    try:
+        cron.install(job, TIMES)
+        assert told in caplog.text
+        caplog.clear()
+        assert cron.remove(str(job.directory), "pets") == ["pets"], "the new ones"
+        assert told in caplog.text
+        caplog.clear()
+        assert cron.remove(str(job.directory), None) == []
+        assert told in caplog.text
+        assert listed(crontab) == changed
+    finally:
+        subprocess.run([crontab, "-r"], capture_output=True)
 
 
 @needs_cron

@@ -36,7 +36,7 @@ def look(watch: FolderWatch, root: Path, now: float) -> FolderWatch:
 def succeed(watch: FolderWatch) -> None:
     """Ask for a run that succeeds."""
     watch.ask("1", 0.0)
-    watch.end(succeeded=True)
+    watch.end(0.0, succeeded=True)
 
 
 def test_new_files_are_counted_until_a_run_is_asked_for(tmp_path: Path) -> None:
@@ -64,16 +64,16 @@ def test_only_a_run_that_has_succeeded_has_seen_the_files(tmp_path: Path) -> Non
     watch.ask("1", now)
     watch = look(watch, tmp_path, now + 48 * hour)
     assert not watch.is_due(1, 24, now + 48 * hour), "it is under way"
-    watch.end(succeeded=False)
-    assert not watch.is_due(1, 24, now + hour), "it would fail each minute"
-    watch = look(watch, tmp_path, now + 24 * hour)
-    assert watch.is_due(2, 24, now + 24 * hour)
-    watch.ask("2", now + 24 * hour)
+    watch.end(now + 48 * hour, succeeded=False)
+    assert not watch.is_due(1, 24, now + 71 * hour), "it would fail again at once, however long it takes"
+    watch = look(watch, tmp_path, now + 72 * hour)
+    assert watch.is_due(2, 24, now + 72 * hour)
+    watch.ask("2", now + 72 * hour)
     add(tmp_path, "cat/3")
-    watch = look(watch, tmp_path, now + 25 * hour)
-    watch.end(succeeded=True)
-    watch = look(watch, tmp_path, now + 26 * hour)
-    assert (watch.new, watch.since) == (1, now + 26 * hour), "it has come since"
+    watch = look(watch, tmp_path, now + 73 * hour)
+    watch.end(now + 74 * hour, succeeded=True)
+    watch = look(watch, tmp_path, now + 74 * hour)
+    assert (watch.new, watch.since) == (1, now + 74 * hour), "it has come since"
 
 
 def test_of_fewer_files_none_is_new(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_table_is_new_when_its_time_is(tmp_path: Path) -> None:
     watch.ask("2", time.time())
     os.utime(table, ns=(OLD + 1, OLD + 1))
     watch = look(watch, table, time.time())
-    watch.end(succeeded=True)
+    watch.end(time.time(), succeeded=True)
     watch = look(look(watch, table, time.time()), table, time.time())
     assert watch.new == 1
 

@@ -1,9 +1,12 @@
 """One process at a time retrains a model, on whatever machine it is."""
 
+import logging
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,8 @@ from workplace import Workplace
 
 from graftline.errors import UserError
 from graftline.tracking import lease as module
-from graftline.tracking.lease import Lease, LeaseHeldError
+from graftline.tracking.client import START_SECONDS
+from graftline.tracking.lease import Holder, Lease, LeaseHeldError
 
 
 @pytest.fixture
@@ -156,6 +160,53 @@ def test_an_error_of_the_database_is_one_only_if_nobody_was_faster(
     else:
         with pytest.raises(UserError, match="expected to update 1 row"):
             mine.acquire()
+
+
+def test_a_beat_that_fails_once_does_not_make_a_holder_dead(
+    make: Callable[[str], Lease], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All times are as they are, but 25 times as short; it fails once the server has let it wait as long as it can."""
+    for name in ("BEAT_SECONDS", "SILENT_SECONDS", "_POLL_SECONDS"):
+        monkeypatch.setattr(module, name, getattr(module, name) / 25)
+    first, failed = make("here"), threading.Event()
+
+    def fail(_: int) -> None:
+        monkeypatch.setattr(first, "_give_sign", partial(Lease._give_sign, first))
+        failed.set()
+        time.sleep(2 * START_SECONDS / 25)
+        raise UserError("The tracking server does not answer.")
+
+    monkeypatch.setattr(first, "_give_sign", fail)
+    first.acquire()
+    with first:
+        with pytest.raises(LeaseHeldError):
+            make("there").acquire()
+        assert failed.is_set()
+        first.check()
+
+
+def test_what_mlflow_does_not_answer_is_no_silence(
+    make: Callable[[str], Lease], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first look waits for longer than a dead one is watched, and hears what was so before."""
+    monkeypatch.setattr(module, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(module, "SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(module, "_POLL_SECONDS", 0.05)
+    first, second = make("here"), make("there")
+    first.acquire()
+    answers = [first._read()] * 2
+
+    def read() -> tuple[Holder, str] | None:
+        if len(answers) == 1:
+            time.sleep(1.0)
+        return answers.pop() if answers else Lease._read(second)
+
+    monkeypatch.setattr(second, "_read", read)
+    with first, caplog.at_level(logging.INFO, logger=module.__name__):
+        with pytest.raises(LeaseHeldError):
+            second.acquire()
+        first.check()
+    assert caplog.text == "", "who waits looks each few seconds, and a log of that has hundreds of lines"
 
 
 def test_a_slow_one_is_not_dead_and_a_lost_lease_is_noticed(

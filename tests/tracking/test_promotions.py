@@ -282,6 +282,8 @@ def test_a_version_that_was_deleted_before_its_alias_moved(
     decide(pets, "promoted", 1)
     late = pets.append(pets.read_sound(), decision(pets, "promoted", 2))
     client.delete_model_version("pets", "2")
+    with pytest.raises(UserError, match=r"^Version 2 of pets was deleted before it became champion \(line 2 "):
+        pets.finish(late)
     pets.finish(late)
     standing = pets.read_sound()
     assert (standing.champion, standing.lines[-1].decision.why) == (1, "Version 2 was deleted from the registry.")

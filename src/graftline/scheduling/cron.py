@@ -4,6 +4,7 @@ The line is one for ``/bin/sh``, from which cron takes ``%`` for itself unless a
 (crontab(5)). Debian's cron also makes one backslash of two. Its quotes keep all else.
 """
 
+import logging
 import re
 import shutil
 import subprocess
@@ -11,6 +12,8 @@ import subprocess
 from graftline.errors import UserError
 from graftline.scheduling.job import MARK, Job, shell_word
 from graftline.scheduling.times import Times
+
+logger = logging.getLogger(__name__)
 
 LONGEST_COMMAND = 998  # characters that Debian's cron takes (MAX_COMMAND of its cron.h, with the newline and the end)
 GRACE_SECONDS = 60  # between SIGTERM, at which a run says that it was killed, and SIGKILL
@@ -62,10 +65,15 @@ def with_block(crontab: str, block: str) -> str:
 
 def without_blocks(crontab: str, directory: str, name: str | None) -> tuple[str, list[str]]:
     """Return a crontab without the blocks of a directory, or the one of a name, and the names of those removed."""
-    wanted = r"[\w.-]+" if name is None else re.escape(name)
-    mark = rf"# {MARK} (?P<name>{wanted}) in {re.escape(directory)}: "
-    block = re.compile(rf"^{mark}made by.*\n.*\n# {MARK} (?P=name) in {re.escape(directory)}: end\n", re.M)
+    end = rf"# {MARK} (?P=name) in {re.escape(directory)}: end\n"
+    block = re.compile(rf"{_begin(directory, name)}.*\n.*\n{end}", re.M)
     return block.sub("", crontab), [match["name"] for match in block.finditer(crontab)]
+
+
+def changed_blocks(crontab: str, directory: str, name: str | None) -> list[str]:
+    """Return the names of the blocks that `without_blocks` leaves: somebody has changed their lines."""
+    rest, _ = without_blocks(crontab, directory, name)
+    return [match["name"] for match in re.finditer(_begin(directory, name), rest, re.M)]
 
 
 def install(job: Job, times: Times) -> None:
@@ -80,7 +88,9 @@ def install(job: Job, times: Times) -> None:
             f"{missing[0]} is missing: install cron, util-linux and coreutils (Debian: apt-get install cron), or take "
             "another engine."
         )
-    _write(with_block(_read(), block))
+    after = with_block(_read(), block)
+    _write(after)
+    _warn_of_changed(after, str(job.directory), job.name)
 
 
 def remove(directory: str, name: str | None) -> list[str]:
@@ -91,7 +101,22 @@ def remove(directory: str, name: str | None) -> list[str]:
     after, names = without_blocks(before, directory, name)
     if names:
         _write(after)
+    _warn_of_changed(after, directory, name)
     return names
+
+
+def _begin(directory: str, name: str | None) -> str:
+    """Return a pattern of the begin of a block's first line, with a group for the name."""
+    wanted = r"[\w.-]+" if name is None else re.escape(name)
+    return rf"^# {MARK} (?P<name>{wanted}) in {re.escape(directory)}: made by"
+
+
+def _warn_of_changed(crontab: str, directory: str, name: str | None) -> None:
+    for changed in changed_blocks(crontab, directory, name):
+        logger.warning(
+            f"Lines of the schedule {changed} in the crontab were changed by hand and stay, so that cron may still run "
+            "them: take them out with crontab -e."
+        )
 
 
 def _read() -> str:

@@ -10,8 +10,10 @@ one finds the new name taken or the old one gone. What was renamed, a tombstone,
 
 Whether a holder is dead or slow: on the same machine a lock on a file tells at once, which the kernel frees. It does so
 for the same file under the same kernel only, and not for a copy of the file, nor after the machine was started anew or
-cloned. From anywhere else a holder is watched: alive is who changes the tag within three beats, dead who does not.
-Clocks decide nothing: they may differ between machines, or be set back, and a holder may have died a second ago.
+cloned. From anywhere else a holder is watched: alive is who changes the tag within a minute, dead who does not. One
+that lives needs less, also where a beat fails. The time in which MLflow does not answer counts for nothing: it may not
+answer the holder either. Nor do clocks: they may differ between machines, or be set back, and a holder may have died a
+second ago.
 """
 
 import json
@@ -42,7 +44,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BEAT_SECONDS = 5.0  # between two signs of life
-SILENT_SECONDS = 3 * BEAT_SECONDS  # without one, seen with our own eyes, a holder is dead
+# without one, seen with our own eyes, a holder is dead; a beat asks a server twice, for START_SECONDS at most each
+SILENT_SECONDS = 60.0
 _POLL_SECONDS = 0.5
 _HOLDER, _BEAT = "graftline.holder", "graftline.beat"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")  # Linux's own, another one at each start of the machine
@@ -195,9 +198,13 @@ class Lease:
 
     def _lives(self, holder: Holder, beat: str) -> bool:
         """Tell whether a holder at another place gives a sign of life."""
-        logger.info(f"{self._what} by {holder.sentence}: watching for {SILENT_SECONDS:.0f} s at most whether it lives.")
-        end = time.monotonic() + SILENT_SECONDS
-        while time.monotonic() < end:
+        looks = round(SILENT_SECONDS / _POLL_SECONDS)
+        for look in range(looks):  # and not by the clock: MLflow may take its time for an answer
+            if look == looks // 4:  # one that lives has mostly given a sign by now
+                logger.info(
+                    f"{self._what} by {holder.sentence} gave no sign of life for {SILENT_SECONDS / 4:.0f} s: it counts "
+                    f"as dead after {SILENT_SECONDS:.0f} s."
+                )
             time.sleep(_POLL_SECONDS)
             if self._read() != (holder, beat):
                 return True

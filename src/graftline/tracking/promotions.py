@@ -126,7 +126,7 @@ class Promotions:
             standing = self.read()
         if standing.was_moved_by_hand:
             decision = self._by_hand(standing)
-            logger.warning(f"{decision.reasons[0]} The ledger notes it.")
+            logger.warning(f"{standing.by_hand} The ledger notes it.")
             self.finish(self.append(standing, decision))
             standing = self.read()
         self._keep_copy(standing)
@@ -168,7 +168,7 @@ class Promotions:
         alias where it belongs, or moved by hand since.
 
         Raises:
-            UserError: the version was deleted, or MLflow does not answer.
+            UserError: the version was deleted, which is noted as done, too; or MLflow does not answer.
         """
         standing = self.read()
         if line.number in standing.done:
@@ -181,6 +181,11 @@ class Promotions:
                 self._move(standing, latest)  # others have decided anew while we moved
         else:
             self._note(standing, line, _DONE)
+            if line.decision.moves and line.decision.after not in standing.former_champions:
+                raise UserError(
+                    f"Version {line.decision.after} of {self.model} was deleted before it became champion (line "
+                    f"{line.number} of the ledger): the champion is who it was."
+                )
         self._keep_copy(standing)
 
     def end(self, line: LedgerLine) -> None:
@@ -228,22 +233,16 @@ class Promotions:
 
     def _by_hand(self, standing: Standing) -> ChampionDecision:
         """Return the line that says that somebody moved the alias."""
-        now_is, was = standing.champion, standing.decided
-        if was is not None and was not in standing.former_champions:
-            reason = f"Version {was} was deleted from the registry."
-        elif now_is is None:
-            reason = f"The alias '{CHAMPION}' was removed from version {was} by hand."
-        else:
-            reason = f"The alias '{CHAMPION}' was set to version {now_is} by hand."
+        now_is = standing.champion
         return ChampionDecision(
             model=self.model,
             kind="moved by hand",
             version=now_is,
-            before=was,
+            before=standing.decided,
             after=now_is,
             author=author(),
             at=now(),
-            reasons=(reason,),
+            reasons=(standing.by_hand,),
             digests=None if now_is is None else bundle_digests(standing.version(now_is), None),
         )
 

@@ -103,6 +103,15 @@ class Standing:
         return self.champion != self.decided and self.interrupted is None
 
     @property
+    def by_hand(self) -> str:
+        """What somebody else has done, where the alias was moved by hand, as a sentence."""
+        if self.decided is not None and self.decided not in self.former_champions:
+            return f"Version {self.decided} was deleted from the registry."
+        if self.champion is None:
+            return f"The alias '{CHAMPION}' was removed from version {self.decided} by hand."
+        return f"The alias '{CHAMPION}' was set to version {self.champion} by hand."
+
+    @property
     def newest(self) -> int:
         """The version that was registered last.
 
