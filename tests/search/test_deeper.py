@@ -32,6 +32,7 @@ from graftline.search.halving import judge
 from graftline.search.history import HEAD, WHOLE, ScoredCandidate, ScoreFiles, SearchHistory
 from graftline.search.ledger import TimeLedger
 from graftline.search.rounds import HeadRounds, TrainingImages
+from graftline.training.head_trunk import HeadTrunk
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant
 from graftline.training.setup import TrainingSetup
@@ -233,6 +234,25 @@ def test_no_more_validation_images_count_than_a_training_looks_at(
     assert not history.outcomes
     with pytest.raises(UserError, match=r"^12 minutes are not enough for 2,048 images: .* give Search.minutes=45\.$"):
         leave_out_slow(history, many, ledger, PassSeconds(0.5, 0.0))
+
+
+def test_a_candidate_whose_pass_does_not_fit_the_gpu_is_left_out(
+    setup: TrainingSetup, history: SearchHistory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its own size it was measured, a larger one may take more memory than there is."""
+
+    def run_out(_trunk: HeadTrunk, _samples: Samples) -> np.ndarray:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(HeadTrunk, "activations_quietly", run_out)
+    first, fast = history.candidates[0], PassSeconds(0.0, 1e-12)
+    fresh, files = SearchHistory([first]), ScoreFiles(tmp_path, setup.version.digest)
+    HeadRounds(setup, fresh, images(setup.version), TimeLedger(60.0), files, {}, fast).run(until=60.0)
+    assert not fresh.scored
+    assert fresh.outcomes[first.name] == (
+        "not tried: The frozen pass of test_efficientnet does not fit the GPU's memory at 32 px: choose a smaller "
+        "Backbone.image_size"
+    )
 
 
 def test_scores_that_are_taken_over_count_however_short_the_time_is(
