@@ -18,7 +18,7 @@ from graftline.search.halving import RoundVerdict, judge
 
 Depth = Literal["head", "whole"]
 HEAD, WHOLE = get_args(Depth)
-FORMAT = 2  # of scores on disk; raise it when other images are scored, or in another way
+FORMAT = 3  # of scores on disk; raise it when other images are scored, or in another way
 
 
 @dataclass(frozen=True)
