@@ -29,7 +29,7 @@ from graftline.pipeline.ensembles.grid_scoring import (
     name_grid,
     write_grid,
 )
-from graftline.pipeline.ensembles.members import label_of, open_members
+from graftline.pipeline.ensembles.members import label_of, open_members, shared_backbone
 from graftline.pipeline.evaluating.scoring import FIGURES_FOLDER, PREDICTIONS_FILE, log_evaluation, write_evaluation
 from graftline.pipeline.evaluating.seen_images import count_seen_images, seen_facts
 from graftline.pipeline.evaluating.slices import SliceReport, write_slices
@@ -277,7 +277,8 @@ class Evaluate:
         tested, card = result.predictions, predictor.card
         told = [card[name]["sentence"] for name in ("decision", "refusal") if name in card and card[name]["sentence"]]
         is_of_training = version.digest == card.get("dataset_digest")
-        summaries = find_summaries(version, predictor.digest if is_of_training else "", tested.split)
+        explains = predictor.digest if is_of_training else ""
+        summaries = find_summaries(version, explains, tested.split, shared_backbone([bundle]))
         is_ensemble = isinstance(predictor, Ensemble)
         explained = f"{os.path.relpath(bundle)}/members/1" if is_ensemble else str(self.bundle)
         crops = predictor.crops if isinstance(predictor, Ensemble) else "1"

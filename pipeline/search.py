@@ -291,6 +291,7 @@ class Search(Train):
     def _is_worth_it(self, setup: TrainingSetup, seconds: float) -> bool:
         """Return whether a model of so many seconds may be one of several: not one that is just begun."""
         images = (seconds - end_seconds(setup)) / seconds_per_image(setup)
+        # of many classes more than worth_trying asks for: this time is not spare, fewer models would have it
         worth = WORTH_TRAINING * deep_images(len(setup.version.class_names))
         return _is_enough(setup, seconds) and (isinstance(self.freeze, AllButHead) or images >= worth)
 

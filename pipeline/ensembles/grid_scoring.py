@@ -12,7 +12,7 @@ from graftline.data.decode import decode_rgb
 from graftline.data.file_names import to_path
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.grid import GridResult
-from graftline.pipeline.ensembles.members import Members, counted
+from graftline.pipeline.ensembles.members import Members, counted, shared_backbone
 from graftline.pipeline.evaluating.scoring import FIGURES_FOLDER, write_evaluation
 from graftline.pipeline.evaluating.seen_images import seen_facts
 from graftline.pipeline.evaluating.slices import SliceReport
@@ -111,7 +111,7 @@ def _report(outcome: GridOutcome, crops: PictureFile, run_id: str) -> Report:
     """Return what the report shows; a member alone is calibrated and decides, an average of several does neither."""
     result, members, whole, version = outcome.result, outcome.members, outcome.whole, outcome.version
     card = whole.card if len(members.predictors) == 1 else {}
-    summaries = find_summaries(version)
+    summaries = find_summaries(version, backbone=shared_backbone(members.directories))
     return Report(
         title=f"{describe(result.whole_row)} on {version.name}",
         kind="evaluation",

@@ -1,7 +1,7 @@
 """The members of an ensemble, or of a comparison: what ``runs=`` leads to."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,18 @@ def counted(labels: Sequence[str]) -> str:
     if len(counts) > MOST_NAMED:
         return f"{len(labels)} models"
     return " + ".join(label if count == 1 else f"{count} x {label}" for label, count in counts.items())
+
+
+def shared_backbone(directories: Iterable[Path]) -> str:
+    """Return the name of the network of bundles, members of ensembles among them; empty where they have several."""
+    names = set()
+    for directory in directories:
+        if is_ensemble(directory):
+            members = [directory / entry["folder"] for entry in read_ensemble(directory)["members"]]
+            names.add(shared_backbone(members))
+        else:
+            names.add(str(read_description(directory)["timm_name"]))
+    return names.pop() if len(names) == 1 else ""
 
 
 def label_of(directory: Path) -> str:

@@ -13,7 +13,7 @@ from graftline.evaluation.grid import GridRow
 from graftline.evaluation.metrics import Interval, metrics_json
 from graftline.evaluation.selection import Selection
 from graftline.evaluation.slices import Slice
-from graftline.pipeline.ensembles.members import Members, counted
+from graftline.pipeline.ensembles.members import Members, counted, shared_backbone
 from graftline.pipeline.evaluating.beyond_scores import BeyondScores
 from graftline.pipeline.program import program
 from graftline.pipeline.runs.directory import RunDirectory
@@ -147,7 +147,8 @@ def write_ensemble_report(outcome: EnsembleOutcome, run_id: str) -> Path:
     card, result, earlier = outcome.predictor.card, outcome.result, outcome.beyond.earlier
     comparison = None if earlier is None else earlier.comparison
     decision = card["decision"]["sentence"]
-    summaries = find_summaries(outcome.version)
+    directories = outcome.members.only(outcome._averaged_members).directories
+    summaries = find_summaries(outcome.version, backbone=shared_backbone(directories))
     combined = MembersAndCrops(outcome.rows, outcome.members.described, [outcome.gain])
     known = Known(
         is_tested=result is not None,

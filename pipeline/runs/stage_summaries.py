@@ -6,13 +6,13 @@ directory of each stage that says so is taken, of learning curves one with the m
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from PIL import Image
 
+from graftline.backbones.weights_store import full_name
 from graftline.data.decisions import COLUMNS
 from graftline.data.sources.delimited import find_form, read_delimited
 from graftline.data.version import DatasetVersion
@@ -26,7 +26,6 @@ CURVE_PICTURE = "learning_curve.png"
 OUTPUTS = Path("outputs")  # where stages write, as conf/hydra/default.yaml has it
 MOST_READ = 50  # output directories of a stage, the newest
 MOST_LABELS = 6  # suspect ones that are shown
-NOTHING: Mapping[str, str] = MappingProxyType({})
 
 logger = logging.getLogger(__name__)
 
@@ -91,12 +90,16 @@ def _suspect_labels(file: Path) -> list[SuspectLabel]:
 
 
 def _learning_curve(version: DatasetVersion, backbone: str) -> Iterator[StageSummary]:
-    keys = ["metrics", "check_holds", "label_next", "backbone", "image_size_px"]
-    wanted, preferred = {"dataset_digest": version.digest}, {"backbone": backbone}
-    for directory, result in _newest(LEARNING_CURVE, wanted, keys, CURVE_PICTURE, preferred):
+    own, keys = full_name(backbone), ["metrics", "check_holds", "label_next"]
+
+    def is_own(result: Mapping[str, Any]) -> bool:
+        return "backbone" in result and full_name(result["backbone"]) == own
+
+    for directory, result in _newest(LEARNING_CURVE, {"dataset_digest": version.digest}, keys, CURVE_PICTURE, is_own):
         value, low, high = (100 * result["metrics"]["gain/times_2"][end] for end in ("value", "low", "high"))
         gain = f"twice the labels would bring {value:+.1f} [{low:.1f}, {high:.1f}] points of accuracy"
-        told = [f"Heads on {result['backbone']} at {result['image_size_px']} px: {gain}."]
+        of = f"Heads on {result['backbone']} at {result['image_size_px']} px: " if "backbone" in result else ""
+        told = [f"{of}{gain}." if of else f"{gain[0].upper()}{gain[1:]}."]
         if result["label_next"]:
             told.append(f"Those of “{result['label_next']}” would bring most.")
         if not result["check_holds"]:
@@ -114,7 +117,11 @@ def _picture(file: Path, name: str) -> PictureFile:
 
 
 def _newest(
-    stage: str, wanted: Mapping[str, str], keys: Sequence[str], file: str, preferred: Mapping[str, str] = NOTHING
+    stage: str,
+    wanted: Mapping[str, str],
+    keys: Sequence[str],
+    file: str,
+    is_preferred: Callable[[Mapping[str, Any]], bool] = lambda _: False,
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield the newest output directory of a stage, and its result, at most one.
 
@@ -123,7 +130,7 @@ def _newest(
         wanted: what the result must say.
         keys: that it must have.
         file: that must be there.
-        preferred: what it should say; else it may be any.
+        is_preferred: tells of a result whether it comes before newer ones.
     """
     results = sorted((OUTPUTS / stage).glob("*/result.json"), key=lambda one: one.stat().st_mtime, reverse=True)
     found = []
@@ -134,7 +141,7 @@ def _newest(
             continue
         if _says(result, wanted) and result.keys() >= set(keys) and (one.parent / file).is_file():
             found.append((one.parent, result))
-    yield from sorted(found, key=lambda one: not _says(one[1], preferred))[:1]
+    yield from sorted(found, key=lambda one: not is_preferred(one[1]))[:1]
 
 
 def _says(result: object, wanted: Mapping[str, str]) -> bool:

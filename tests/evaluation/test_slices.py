@@ -152,8 +152,12 @@ def test_few_are_called_worse_that_are_not_where_images_have_groups() -> None:
     assert len(by_group) == 30
     assert not any(one.is_worse for one in by_group), "one group shows nothing of others"
     site, both = pd.DataFrame({"site": columns["site"]}), pd.DataFrame({"site": columns["site"], "patient": given})
-    alone_p, beside_p = (min(one.p_value for one in score_slices(grouped, each)) for each in (site, both))
+    alone_p, beside_p = (
+        min(one.p_value for one in score_slices(grouped, each) if one.is_tested) for each in (site, both)
+    )
     assert alone_p == beside_p < 1, "and is not corrected for"
+    assert " of 3 slices " in sentence(score_slices(grouped, both)), "nor counted"
+    assert sentence(by_group).startswith("None of 30 slices was tested: each is of one group")
 
 
 def test_small_slices_and_missing_values() -> None:

@@ -80,9 +80,15 @@ def test_a_report_takes_the_curve_of_its_own_network_and_names_it(
     (newer / "result.json").write_text(json.dumps(of_another), encoding="utf-8")
     monkeypatch.chdir(place.root)
     version = DatasetVersion.load(next(place.root.glob(f"data/*/{ran['dataset_digest']}")))
-    for backbone, shown in {"test_efficientnet": "test_efficientnet", "": "resnet10t", "alexnet": "resnet10t"}.items():
+    own = ("test_efficientnet", "test_efficientnet.r160_in1k")
+    for backbone, shown in {**dict.fromkeys(own, own[0]), "": "resnet10t", "alexnet": "resnet10t"}.items():
         (summary,) = find_summaries(version, backbone=backbone)
         assert summary.sentences[0].startswith(f"Heads on {shown} at 32 px: twice the labels would bring +")
+    of_earlier_code = {key: of_another[key] for key in of_another.keys() - {"backbone", "image_size_px"}}
+    (newer / "result.json").write_text(json.dumps(of_earlier_code), encoding="utf-8")
+    for backbone, told in {"test_efficientnet": "Heads on test_efficientnet", "": "Twice", "alexnet": "Twice"}.items():
+        (summary,) = find_summaries(version, backbone=backbone)
+        assert summary.sentences[0].startswith(told)
     shutil.rmtree(newer)
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from html import unescape
 from pathlib import Path
@@ -73,8 +74,12 @@ def read(report: Path) -> str:
 
 
 def found(stage: str) -> dict[str, Any]:
-    (result,) = Path("outputs", stage).glob("*/result.json")
-    content: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    (directory,) = Path("outputs", stage).iterdir()
+    return found_in(directory)
+
+
+def found_in(directory: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((directory / "result.json").read_text(encoding="utf-8"))
     return content
 
 
@@ -91,6 +96,21 @@ def test_a_training_shows_what_an_audit_and_a_learning_curve_have_found(trained:
     assert {"audit", "learning-curve"} <= sections(page)
     assert not [command for command in commands(page) if command.startswith(("audit", "learning-curve"))]
     assert trained.report.stat().st_size < 600_000
+
+
+def test_an_evaluation_prefers_the_learning_curve_of_its_network(trained: TrainResult, tmp_path: Path) -> None:
+    """Another network's curve of the same images is newer."""
+    (curve,) = Path("outputs", "learning-curve").iterdir()
+    newer = curve.with_name("newer")
+    shutil.copytree(curve, newer)
+    content = found_in(newer) | {"backbone": "resnet10t"}
+    (newer / "result.json").write_text(json.dumps(content), encoding="utf-8")
+    try:
+        for number, typed in enumerate((f"bundle={trained.directory}", f"runs=[{trained.directory}]")):
+            compose("evaluate", [typed, *DATA, *FEW]).run(tmp_path / str(number))
+            assert "Heads on test_efficientnet at 32 px" in read(tmp_path / str(number) / "report.html")
+    finally:
+        shutil.rmtree(newer)
 
 
 def test_the_command_in_the_report_brings_the_explanations_into_that_of_an_evaluation(trained: TrainResult) -> None:

@@ -3,6 +3,7 @@
 import functools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import albumentations
 import numpy as np
@@ -32,9 +33,12 @@ from graftline.search.halving import judge
 from graftline.search.history import HEAD, WHOLE, ScoredCandidate, ScoreFiles, SearchHistory
 from graftline.search.ledger import TimeLedger
 from graftline.search.rounds import HeadRounds, TrainingImages
+from graftline.training import trial
+from graftline.training.head_trunk import HeadTrunk
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant
 from graftline.training.setup import TrainingSetup
+from graftline.training.validation_scores import score_validation
 
 
 @pytest.fixture(scope="module")
@@ -125,17 +129,32 @@ def history(weights_dir: Path) -> SearchHistory:
 
 
 def test_those_that_heads_cannot_tell_apart_are_trained(
-    setup: TrainingSetup, larger: DatasetVersion, history: SearchHistory, tmp_path: Path
+    setup: TrainingSetup,
+    larger: DatasetVersion,
+    history: SearchHistory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     setup = replace(setup, version=larger)
     images, ledger = TrainingImages.of(setup.version), TimeLedger(60.0)
+    given = list[Any]()
+
+    def score(*args: Any) -> Any:
+        given.append(args[-1])
+        return score_validation(*args)
+
+    monkeypatch.setattr(trial, "score_validation", score)
     files = ScoreFiles(tmp_path / "scores", setup.version.digest)
     train_deeper(
         setup, history, images, ledger, files, tmp_path / "fits", until=20.0, pass_seconds=PassSeconds(0.03, 1e-12)
     )
     whole = [one for one in history.scored if one.depth == WHOLE]
     assert [one.candidate for one in whole] == list(history.candidates)
-    held_out = hold_out(setup.version, images).num_images("validation")
+    labels = hold_out(setup.version, images).samples("validation").labels
+    held_out = len(labels)
+    for weights in given:  # by which the temperature is chosen
+        np.testing.assert_array_equal(weights, images.weights(labels))
+    assert len(given) == 2
     for one in whole:
         assert one.score.losses.shape == (held_out,)
         assert one.score.log_loss < np.log(3)  # something is learned of three colors, however slow the machine
@@ -233,6 +252,25 @@ def test_no_more_validation_images_count_than_a_training_looks_at(
     assert not history.outcomes
     with pytest.raises(UserError, match=r"^12 minutes are not enough for 2,048 images: .* give Search.minutes=45\.$"):
         leave_out_slow(history, many, ledger, PassSeconds(0.5, 0.0))
+
+
+def test_a_candidate_whose_pass_does_not_fit_the_gpu_is_left_out(
+    setup: TrainingSetup, history: SearchHistory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its own size it was measured, a larger one may take more memory than there is."""
+
+    def run_out(_trunk: HeadTrunk, _samples: Samples) -> np.ndarray:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(HeadTrunk, "activations_quietly", run_out)
+    first, fast = history.candidates[0], PassSeconds(0.0, 1e-12)
+    fresh, files = SearchHistory([first]), ScoreFiles(tmp_path, setup.version.digest)
+    HeadRounds(setup, fresh, images(setup.version), TimeLedger(60.0), files, {}, fast).run(until=60.0)
+    assert not fresh.scored
+    assert fresh.outcomes[first.name] == (
+        "not tried: The frozen pass of test_efficientnet does not fit the GPU's memory at 32 px: choose a smaller "
+        "Backbone.image_size"
+    )
 
 
 def test_scores_that_are_taken_over_count_however_short_the_time_is(

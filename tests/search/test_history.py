@@ -75,6 +75,31 @@ def test_the_cheapest_is_trained_however_good_its_head_is() -> None:
     assert choose(history) is cheap
 
 
+def test_without_a_network_that_cannot_be_taken_the_others_are_judged_anew() -> None:
+    """Two that are clearly worse than the best, but not than each other, are both trained as a whole without it."""
+    best, good, close, cheap = (
+        Candidate(Backbone(name), side, macs, 0)
+        for name, side, macs in (
+            ("resnet18", 64, 2.0),
+            ("test_resnet", 96, 1.0),
+            ("test_efficientnet", 128, 1.0),
+            ("resnet10t", 160, 0.1),
+        )
+    )
+    history = SearchHistory([best, good, close, cheap])
+    history.scored = [scored(one, loss) for one, loss in ((best, 0.1), (good, 0.5), (close, 0.501), (cheap, 0.9))]
+    history.verdicts = judge({one.candidate.name: one.score for one in history.scored})
+    history.outcomes = {one.name: "clearly worse on 500 images" for one in (good, close, cheap)}
+    assert finalists(history) == [best, cheap]
+    history.scored.append(scored(best, 0.1, 1000))
+    history.leave_out("resnet18", "it cannot be saved")
+    assert history.best_by_head() is good
+    assert finalists(history) == [good, close, cheap]
+    assert history.outcomes.keys() == {best.name, cheap.name}
+    history.leave_out("resnet10t", "nor can it")
+    assert finalists(history) == [good, close]
+
+
 def test_a_score_is_found_again(tmp_path: Path) -> None:
     files, one = ScoreFiles(tmp_path / "new" / "scores", "version 1"), scored(A, 0.5)
     files.save(one)

@@ -55,7 +55,7 @@ def test_all_of_a_rare_class_that_a_fold_has_are_held_out(version: DatasetVersio
     assert len(held_out) == 500
     assert np.bincount(held_out).tolist()[0] == RARE - np.bincount(rest).tolist()[0]
     hits = (held_out == 0).astype(np.float64)
-    score = _weighed(HeadScore(2 * hits, hits, 0.0), divided, images)
+    score = _weighed(HeadScore(2 * hits, hits, 0.0), divided, images.weights(held_out))
     assert score.accuracy == pytest.approx(0.005)
     assert score.log_loss == pytest.approx(0.01)
 

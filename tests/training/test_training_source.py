@@ -130,6 +130,24 @@ def test_the_faster_way_is_taken_said_and_kept_for_later_runs(
     assert isinstance(anew, CachedSource) != cached, "what was kept with another meaning is not read"
 
 
+def test_images_are_trained_on_where_the_forecast_does_not_fit_the_gpu(
+    make_setup: MakeSetup, decision_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = list[int]()
+
+    def run_out(*args: Any) -> SecondsPerImage:
+        timed.append(args[-1])
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("graftline.training.source_decision.time_parts", run_out)
+    auto = Features(cache="auto", directory=str(tmp_path / "cache"))
+    recipe = Recipe(batch_size=5, workers=0)
+    source = choose(make_setup(features=auto, recipe=recipe), AllButHead(), decision_file)
+    assert isinstance(source, LiveSource)
+    assert "the forecast takes more memory than the GPU has" in source.sentence
+    assert timed == [5], "as many images as a step has"
+
+
 def test_what_there_was_no_room_for_is_not_kept(
     make_setup: MakeSetup, decision_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,10 @@ def test_each_images_loss_is_that_of_the_best_epochs_network(
     labels = torch.tensor(samples.labels)
     by_temperature = losses_by_temperature(logits, labels).numpy()
     np.testing.assert_allclose(losses, by_temperature[:, by_temperature.mean(axis=0).argmin()], atol=1e-4)
+    for number in range(3):  # a class that alone counts has the temperature that suits it best
+        weighed, _ = score_validation(setup, source, np.eye(3)[number])
+        best = by_temperature[labels.numpy() == number].mean(axis=0).argmin()
+        np.testing.assert_allclose(weighed, by_temperature[:, best], atol=1e-4)
     np.testing.assert_array_equal(hits, (logits.argmax(dim=1) == labels).float().numpy())
     assert losses.mean() == pytest.approx(result.history.best["val/calibrated_loss"], abs=1e-4)
 

@@ -4,6 +4,7 @@ Letters: N images, K classes.
 """
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -61,7 +62,8 @@ class Slice:
         rest: accuracy of those with another value on the same classes: their recalls, averaged over the classes of the
             slice. A class of which they have no image counts as it does in the slice.
         p_value: of being no worse than they are on the same classes, corrected for looking at all slices (Holm 1979,
-            Scandinavian Journal of Statistics 6(2)).
+            Scandinavian Journal of Statistics 6(2)). NaN where the images are of one group, which shows nothing of
+            others.
     """
 
     column: str
@@ -75,6 +77,11 @@ class Slice:
     def name(self) -> str:
         """What it is called in tables."""
         return f"{self.column} {self.value}"
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether its images show anything of others."""
+        return not math.isnan(self.p_value)
 
     @property
     def is_worse(self) -> bool:
@@ -94,7 +101,7 @@ def score_slices(predictions: Predictions, columns: pd.DataFrame) -> list[Slice]
     hits, groups = predictions.predicted == predictions.labels, predictions.drawn_groups
     parts = cut(columns)
     compared = [_Compared(hits, predictions.labels, part) for part in parts]
-    p_values, tested = np.ones(len(parts)), [part.shows_others(groups) for part in parts]
+    p_values, tested = np.full(len(parts), np.nan), [part.shows_others(groups) for part in parts]
     p_values[tested] = holm([one.p_value(groups) for one, is_tested in zip(compared, tested, strict=True) if is_tested])
     slices = [
         Slice(
@@ -127,11 +134,14 @@ def sentence(slices: Sequence[Slice]) -> str:
     worse = [one for one in slices if one.is_worse]
     if not slices:
         return f"There is nothing to slice the images by: no value has {FEWEST_IMAGES} images, and as many others."
+    number = sum(one.is_tested for one in slices)
+    if number == 0:
+        return f"None of {len(slices)} slices was tested: each is of one group, which shows nothing of others."
     than = "than on other images of the same classes"
     if not worse:
-        return f"On none of {len(slices)} slices is the model significantly less accurate {than}."
+        return f"On none of {number} slices is the model significantly less accurate {than}."
     told = ", ".join(f"{one.name} ({100 * one.accuracy.value:.1f} %, others {100 * one.rest:.1f} %)" for one in worse)
-    return f"The model is significantly less accurate on {len(worse)} of {len(slices)} slices {than}: {told}."
+    return f"The model is significantly less accurate on {len(worse)} of {number} slices {than}: {told}."
 
 
 def _values(column: pd.Series) -> Iterator[tuple[str, Bools]]:

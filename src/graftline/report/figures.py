@@ -84,7 +84,7 @@ def write_slices_figure(slices: Sequence[Slice], file: Path) -> Path | None:
     """
     if not slices:
         return None
-    worse = sum(one.is_worse for one in slices)
+    worse, tested = sum(one.is_worse for one in slices), sum(one.is_tested for one in slices)
     shown = slices[:MOST_SLICES]
     axis = Axis.shares("accuracy, %", min(min(one.accuracy.low, one.rest) for one in shown))
     bottom = 20 * len(shown) + 8
@@ -92,7 +92,7 @@ def write_slices_figure(slices: Sequence[Slice], file: Path) -> Path | None:
     names = [f"{name}, {one.images:,}" for name, one in zip(short, shown, strict=True)]
     return _Figure(
         "slices.svg.j2",
-        f"{worse} of {len(slices)} slices are worse" if worse else f"None of {len(slices)} slices is clearly worse",
+        f"{worse} of {tested} slices are worse" if worse else f"None of {tested} tested slices is clearly worse",
         "Accuracy with its 95 % interval; gray bar: that on other images of the same classes. Orange diamond: worse "
         "than that, corrected for looking at all.",
         (300, bottom + 36),

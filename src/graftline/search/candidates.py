@@ -129,6 +129,14 @@ def list_candidates(
     return sorted(_told_apart([*found.values()]), key=lambda candidate: (candidate.changes, candidate.macs))
 
 
+def too_large(backbone: Backbone, side: int) -> UserError:
+    """Return the refusal of a network whose frozen pass takes more memory than a GPU has, at a side in px."""
+    return UserError(
+        f"The frozen pass of {backbone.name} does not fit the GPU's memory at {side} px: choose a smaller "
+        "Backbone.image_size."
+    )
+
+
 def _told_apart(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Give those that share network and size the settings in which they differ, for their names."""
     told = []
@@ -154,8 +162,10 @@ def _sizes(backbone: Backbone, shorter_side: float, measure: Measure | None, *, 
     macs = count(graft.network, preprocessing.image_size, preprocessing.channels, backbone.name).macs
     seconds = None
     if measure is not None:
-        with suppress(torch.OutOfMemoryError):
+        with suppress(torch.OutOfMemoryError):  # kept as a cause, it would keep what lies on the GPU
             seconds = measure(graft.network, preprocessing.image_size, preprocessing.channels)
+        if seconds is None:
+            raise too_large(backbone, own)
     sides = [own] if backbone.image_size is not None else [own, *other_sides(own, shorter_side)]
     found = []
     for side in sides:

@@ -3,13 +3,15 @@
 Letters: N images, F numbers per image.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from graftline.data.version import Samples
 from graftline.freezing.depth import PASSES_PER_STEP
-from graftline.search.candidates import Candidate
+from graftline.search.candidates import Candidate, too_large
 from graftline.training.forecast import decode_seconds, time_parts
 from graftline.training.head_trunk import HeadTrunk
 from graftline.training.setup import TrainingSetup
@@ -89,8 +91,11 @@ class BuiltCandidate:
 
         Raises:
             CacheFullError: there is no room for them.
+            UserError: the pass takes more memory than the GPU has.
         """
-        return self.trunk.activations_quietly(samples)
+        with suppress(torch.OutOfMemoryError):  # kept as a cause, it would keep what lies on the GPU
+            return self.trunk.activations_quietly(samples)
+        raise too_large(self.candidate.backbone, self.candidate.side)
 
     def pass_seconds(self, samples: Samples) -> PassSeconds:
         """Predict how long an image takes in the frozen pass, from a few that are decoded and a few black ones."""

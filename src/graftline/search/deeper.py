@@ -15,7 +15,7 @@ import numpy as np
 from graftline.data.folds import assign_folds
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
-from graftline.evaluation.head_score import HeadScore
+from graftline.evaluation.head_score import Floats, HeadScore
 from graftline.evaluation.subset import with_rare_first
 from graftline.features.key import view_key
 from graftline.files import digest
@@ -86,6 +86,7 @@ def train_deeper(
     if too_few_to_choose(list(version.counts()["validation"].values())) is not None:
         logger.info(f"Too few training images to hold out some and compare the best {len(left)} trained as a whole.")
         return
+    weights = images.weights(version.samples("validation").labels)
     each = (until - ledger.now) / len(left)
     known = {one.name: found for one in left if (found := files.load(one, WHOLE, 0, ledger.now)) is not None}
     allowed = [one.allowed for one in known.values()]
@@ -108,11 +109,10 @@ def train_deeper(
         if scored is None or abs(scored.allowed - each) > SAME_TIME * each:  # more steps, another score
             with ledger.spend(candidate.name):
                 scored = _train(
-                    candidate, replace(setup, version=version), each, ledger, directory, pass_seconds.decode
+                    candidate, replace(setup, version=version), each, ledger, directory, pass_seconds.decode, weights
                 )
             if scored is None:
                 continue
-            scored = replace(scored, score=_weighed(scored.score, version, images))
             files.save(scored)
         history.add(scored)
         logger.info(scored.line())
@@ -160,9 +160,18 @@ def finalists(history: SearchHistory) -> Sequence[Candidate]:
 
 
 def _train(
-    candidate: Candidate, setup: TrainingSetup, seconds: float, ledger: TimeLedger, directory: Path, decode: float
+    candidate: Candidate,
+    setup: TrainingSetup,
+    seconds: float,
+    ledger: TimeLedger,
+    directory: Path,
+    decode: float,
+    weights: Floats,
 ) -> ScoredCandidate | None:
-    """Train a candidate as a whole for so many seconds; None where that is too short, or the training fails."""
+    """Train a candidate as a whole for so many seconds; None where that is too short, or the training fails.
+
+    The score is one in which an image of each class counts by its weight (K,).
+    """
     start = ledger.now
     try:
         setup = replace(setup, graft=candidate.backbone.build(setup.version.class_names))
@@ -171,23 +180,27 @@ def _train(
         if needed > seconds:
             logger.info(f"  {candidate.name:<32} no time, as {first} images would take {needed:.0f} s")
             return None
-        trial = _fit(setup, directory, lambda: seconds - (ledger.now - start), step, decode)
+        trial = _fit(setup, directory, lambda: seconds - (ledger.now - start), step, decode, weights)
     except UserError as error:
         logger.warning(f"{candidate.name} is not compared: {first_line(error)}.")
         return None
-    score = HeadScore(trial.losses, trial.hits, 0.0)
+    score = _weighed(HeadScore(trial.losses, trial.hits, 0.0), setup.version, weights)
     return ScoredCandidate(candidate, trial.trained_images, score, ledger.now - start, ledger.now, WHOLE, seconds)
 
 
-def _weighed(score: HeadScore, version: DatasetVersion, images: TrainingImages) -> HeadScore:
-    """Return the score of the held-out images as one in which each class counts by its share of all."""
-    labels = version.samples("validation").labels
-    weights = images.weights(labels)[labels]
-    return replace(score, losses=score.losses * weights, hits=score.hits * weights)
+def _weighed(score: HeadScore, version: DatasetVersion, weights: Floats) -> HeadScore:
+    """Return the score of the held-out images as one in which an image of each class counts by its weight (K,)."""
+    of_images = weights[version.samples("validation").labels]
+    return replace(score, losses=score.losses * of_images, hits=score.hits * of_images)
 
 
 def _fit(
-    setup: TrainingSetup, directory: Path, seconds_left: Callable[[], float], image_seconds: float, decoding: float
+    setup: TrainingSetup,
+    directory: Path,
+    seconds_left: Callable[[], float],
+    image_seconds: float,
+    decoding: float,
+    weights: Floats,
 ) -> BoundaryTrial:
     """Fit the whole network for the time that is left."""
     files, plan = FitDirectory(directory), deep_plan(setup.graft.network, 0, "compared", epochs=1)
@@ -197,7 +210,7 @@ def _fit(
         seconds = max(1.0, seconds_left())
         beside = setup.execution.is_cuda
         cut = cut_to(plan, seconds, images, image_seconds, MOST_DEEP_EPOCHS, decoding, to_decode, beside=beside)
-        return Trials(setup, files)(cut)
+        return Trials(setup, files, weights)(cut)
     finally:
         shutil.rmtree(files.trial, ignore_errors=True)
 

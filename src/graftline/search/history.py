@@ -14,11 +14,11 @@ from graftline.evaluation.head_score import HeadScore
 from graftline.files import atomic_file
 from graftline.freezing.measurement import Difference
 from graftline.search.candidates import Candidate
-from graftline.search.halving import RoundVerdict
+from graftline.search.halving import RoundVerdict, judge
 
 Depth = Literal["head", "whole"]
 HEAD, WHOLE = get_args(Depth)
-FORMAT = 2  # of scores on disk; raise it when other images are scored, or in another way
+FORMAT = 3  # of scores on disk; raise it when other images are scored, or in another way
 
 
 @dataclass(frozen=True)
@@ -85,17 +85,26 @@ class SearchHistory:
 
     def best_by_head(self) -> Candidate | None:
         """Return the best candidate of the largest round, complete or not; None where nothing is scored."""
-        heads = [one for one in self.scored if one.depth == HEAD]
-        most = max((one.images for one in heads), default=0)
-        largest = [one for one in heads if one.images == most]
+        largest = self._largest_round()
         return min(largest, key=lambda one: one.score.log_loss).candidate if largest else None
 
     def leave_out(self, network: str, why: str) -> None:
-        """Forget the scores of a network that cannot be taken, at any size."""
+        """Forget the scores of a network that cannot be taken, at any size, and judge the others without it."""
         names = {one.name for one in self.candidates if one.network == network}
         self.outcomes |= dict.fromkeys(names, why)
         self.scored = [one for one in self.scored if one.candidate.name not in names]
-        self.verdicts = [verdict for verdict in self.verdicts if verdict.name not in names]
+        self.judge_largest_round()
+
+    def judge_largest_round(self) -> list[RoundVerdict]:
+        """Judge the heads of the most images, and note why those go that do not stay."""
+        largest = self._largest_round()
+        self.verdicts = judge({one.candidate.name: one.score for one in largest}) if largest else []
+        for verdict in self.verdicts:
+            self.outcomes.pop(verdict.name, None)
+            if not verdict.stays:
+                why = "clearly worse" if verdict.is_clearly_worse else "in the worse half"
+                self.outcomes[verdict.name] = f"{why} on {largest[0].images:,} images"
+        return self.verdicts
 
     def difference(self, name: str, chosen: str, depth: Depth = HEAD) -> Difference | None:
         """Return how much more log loss a candidate has than the chosen one, in the last round that both were in."""
@@ -104,6 +113,12 @@ class SearchHistory:
             if (one := by_number.get(len(other.score.losses))) is not None:
                 return Difference.of(one.score.losses, other.score.losses)
         return None
+
+    def _largest_round(self) -> list[ScoredCandidate]:
+        """Return the scores of the heads of the most images."""
+        heads = [one for one in self.scored if one.depth == HEAD]
+        most = max((one.images for one in heads), default=0)
+        return [one for one in heads if one.images == most]
 
     def _scores(self, name: str, depth: Depth) -> list[ScoredCandidate]:
         return [one for one in self.scored if one.candidate.name == name and one.depth == depth]

@@ -9,13 +9,13 @@ import numpy as np
 from graftline.data.folds import assign_folds
 from graftline.data.version import DatasetVersion, Samples
 from graftline.errors import UserError, first_line
-from graftline.evaluation.head_score import Floats, HeadScore, Ints, score_head
+from graftline.evaluation.head_score import Floats, Ints, score_head
 from graftline.evaluation.subset import class_weights, stratified_order, warn_of_one_group, with_rare_first
 from graftline.features.cache import CacheFullError
 from graftline.features.cut import UncuttableError
 from graftline.search.candidates import Candidate
 from graftline.search.contestant import BuiltCandidate, PassSeconds
-from graftline.search.halving import LEAST_OF_CLASS, contenders, first_images, judge, least_of_class, next_images
+from graftline.search.halving import LEAST_OF_CLASS, contenders, first_images, least_of_class, next_images
 from graftline.search.history import HEAD, ScoredCandidate, ScoreFiles, SearchHistory
 from graftline.search.ledger import TimeLedger
 from graftline.training.forecast import EXPORT_SECONDS
@@ -113,23 +113,16 @@ class HeadRounds:
     def _round(self, active: Sequence[Candidate], images: int, until: float) -> list[str]:
         """Score candidates on as many images; returns the names of those that stay, the best first."""
         logger.info(f"Scoring {len(active)} candidate{'s' if len(active) > 1 else ''} on {images:,} training images:")
-        scores: dict[str, HeadScore] = {}
+        is_scored = False
         for candidate in active:
             is_new = self._history.last(candidate.name) is None
-            if scores and is_new and self._is_too_late([candidate], images, until):
+            if is_scored and is_new and self._is_too_late([candidate], images, until):
                 self._history.outcomes[candidate.name] = NO_TIME
                 continue
             if (scored := self._score(candidate, images)) is not None:
-                scores[candidate.name] = scored.score
+                is_scored = True
                 logger.info(scored.line())
-        if not scores:
-            return []
-        self._history.verdicts = judge(scores)
-        for verdict in self._history.verdicts:
-            if not verdict.stays:
-                why = "clearly worse" if verdict.is_clearly_worse else "in the worse half"
-                self._history.outcomes[verdict.name] = f"{why} on {images:,} images"
-        return contenders(self._history.verdicts)
+        return contenders(self._history.judge_largest_round()) if is_scored else []
 
     def _score(self, candidate: Candidate, images: int) -> ScoredCandidate | None:
         """Return the score of a candidate, from disk or found now; None where it cannot be."""

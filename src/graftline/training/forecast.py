@@ -118,7 +118,9 @@ def predict(seconds: SecondsPerImage, work: Workload) -> Forecast:
     return Forecast(frozen_pass + reads * disk + fits, live + fits)
 
 
-def time_parts(parts: Cut, image_size: tuple[int, int], channels: int, execution: Execution) -> SecondsPerImage:
+def time_parts(
+    parts: Cut, image_size: tuple[int, int], channels: int, execution: Execution, step_images: int = DEEP_BATCH
+) -> SecondsPerImage:
     """Time trunk and tail on a few black images (B, C, H, W).
 
     Args:
@@ -126,9 +128,10 @@ def time_parts(parts: Cut, image_size: tuple[int, int], channels: int, execution
         image_size: (H, W) in pixels.
         channels: C.
         execution: where the training will run.
+        step_images: of a step, as many as a GPU is timed with.
     """
     device = execution.torch_device
-    batch = DEEP_BATCH if execution.is_cuda else BATCH
+    batch = step_images if execution.is_cuda else BATCH
     layout = memory_format(parts.tail, on_cpu=device.type == "cpu")
     images = torch.zeros(batch, channels, *image_size, device=device).contiguous(memory_format=layout)
     trunk, tail = copy.deepcopy(parts.trunk), copy.deepcopy(parts.tail)

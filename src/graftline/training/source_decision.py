@@ -118,9 +118,12 @@ def _read_or_decide(
             cached = before
             why.append("as an earlier training with these images and settings")
         else:
-            predicted = forecast(setup, plan, parts, to_compute)
-            cached = predicted.cached <= predicted.live
-            why.append(predicted.sentence())
+            try:
+                predicted = forecast(setup, plan, parts, to_compute)
+                cached, told = predicted.cached <= predicted.live, predicted.sentence()
+            except torch.OutOfMemoryError:  # the pass takes more images at a time than a step
+                cached, told = False, "the forecast takes more memory than the GPU has"
+            why.append(told)
     return SourceDecision(cached, "; ".join(filter(None, why))), False
 
 
@@ -153,7 +156,8 @@ def forecast(setup: TrainingSetup, plan: FreezePlan, parts: Cut, to_compute: int
         to_compute: images, all views of them counted, whose activations are not there yet.
     """
     preprocessing = setup.graft.preprocessing
-    seconds = time_parts(parts, preprocessing.image_size, preprocessing.channels, setup.execution)
+    step_images = setup.for_plan(plan).batch_size
+    seconds = time_parts(parts, preprocessing.image_size, preprocessing.channels, setup.execution, step_images)
     train, validation = (setup.version.num_images(split) for split in ("train", "validation"))
     images = _cached_images(setup)
     cached_bytes = setup.features.predict_bytes(parts.width, images)

@@ -17,7 +17,7 @@ from graftline.console import Advance, counted
 from graftline.data.folds import assign_folds
 from graftline.freezing.evidence import MOST_JUDGED, TRIAL_FOLDS, trial_fits
 from graftline.freezing.measured import IMAGES_OF_CLASS
-from graftline.freezing.measurement import BoundaryTrial, describe_boundary
+from graftline.freezing.measurement import BoundaryTrial, Floats, describe_boundary
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision
 from graftline.training.budget import decoding_seconds, seconds_per_image
@@ -81,14 +81,16 @@ class Trials:
     Args:
         setup: of the training.
         directory: for the checkpoints, which ``keep_trials`` keeps or removes.
+        class_weights: (K,) what an image of each class counts for when losses are calibrated; None: all the same.
     """
 
-    def __init__(self, setup: TrainingSetup, directory: FitDirectory) -> None:
+    def __init__(self, setup: TrainingSetup, directory: FitDirectory, class_weights: Floats | None = None) -> None:
         features = setup.features
         if isinstance(setup.policy, CandidatePolicy):  # nothing happens to an image: its views would be the same
             features = dataclasses.replace(features, views=0)
         self._setup = dataclasses.replace(setup, policy=setup.policy.without_candidates(), features=features)
         self._directory = directory
+        self._class_weights = class_weights
 
     def __call__(
         self, plan: FreezePlan, start: BoundaryTrial | None = None, max_images: int | None = None
@@ -118,7 +120,7 @@ class Trials:
         folders, description = [self._folder(one.folder) for one in chain], f"Epochs, {describe_boundary(boundary)}"
         with fitted(setup, self._emptied(name), plan, description, folders) as fit:
             seconds = time.perf_counter() - began
-            losses, hits = score_validation(fit.setup, fit.source)
+            losses, hits = score_validation(fit.setup, fit.source, self._class_weights)
         result = fit.result
         return BoundaryTrial(
             boundary=boundary,

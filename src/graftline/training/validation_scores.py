@@ -16,10 +16,17 @@ from graftline.training.temperatures import losses_by_temperature
 from graftline.training.training_source import TrainingSource
 
 
-def score_validation(setup: TrainingSetup, source: TrainingSource) -> tuple[Floats, Floats]:
+def score_validation(
+    setup: TrainingSetup, source: TrainingSource, class_weights: Floats | None = None
+) -> tuple[Floats, Floats]:
     """Return the calibrated log loss (N,) and whether it is right (N,) of each validation image, in the split's order.
 
     The loss is that at the temperature that suits these images best.
+
+    Args:
+        setup: of the training.
+        source: of the fit.
+        class_weights: (K,) what an image of each class counts for in the choice of the temperature; None: all the same.
     """
     scores = _ImageScores(source.network)
     trainer = setup.make_trainer(
@@ -34,7 +41,8 @@ def score_validation(setup: TrainingSetup, source: TrainingSource) -> tuple[Floa
     with plain_interrupt():
         trainer.validate(scores, validation, verbose=False)
     losses = np.concatenate(scores.losses)
-    return losses[:, losses.mean(axis=0).argmin()], np.concatenate(scores.hits)
+    weights = None if class_weights is None else class_weights[setup.version.samples("validation").labels]
+    return losses[:, np.average(losses, axis=0, weights=weights).argmin()], np.concatenate(scores.hits)
 
 
 class _ImageScores(pl.LightningModule):
