@@ -1,5 +1,7 @@
 """Images as the head of a network sees them: its frozen pass over splits of a dataset version."""
 
+import torch
+
 from graftline.backbones.backbone import Backbone
 from graftline.console import say
 from graftline.data.version import DatasetVersion
@@ -25,7 +27,9 @@ def cut_below_head(
     Raises:
         UserError: it cannot be cut there.
     """
-    graft = backbone.for_images(version.typical_side(), version.typical_aspect()).build(version.class_names)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # random weights, where a network has no others, are the same each time
+        graft = backbone.for_images(version.typical_side(), version.typical_aspect()).build(version.class_names)
     say(f"Backbone {backbone.name}: {graft.weights.describe()}.")
     try:
         return HeadTrunk.of(PassSetup(graft, version, features, execution, cluster=cluster), "only heads are fitted")

@@ -3,16 +3,26 @@
 import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from workplace import Workplace
 
+from graftline.backbones.backbone import Backbone
+from graftline.data.ingest import Ingest
+from graftline.data.sources.folder import Folder
+from graftline.data.split import Split
 from graftline.errors import UserError
 from graftline.evaluation.label_errors import require_cleanlab
+from graftline.execution import Execution
+from graftline.features.cache import Features
+from graftline.pipeline.dataset_versions.head_activations import cut_below_head
+from graftline.ray_cluster import NoCluster
 
 NETWORK = ("backbone=test_efficientnet", "backbone.weights=none", "backbone.image_size=32", "accelerator=cpu")
 COLORS = {"blue": (60, 80, 190), "<green>": (60, 170, 80), "red": (190, 60, 70)}
@@ -90,6 +100,14 @@ def test_decisions_become_a_version_and_are_not_asked_for_again(ran: dict[str, A
     assert not set(zip(asked["sha256"], asked["label"], strict=True)) & set(
         zip(table["sha256"], table["label"], strict=True)
     )
+
+
+def test_random_weights_are_the_same_each_time(color_folder: Path, tmp_path: Path) -> None:
+    version = Ingest("colors", str(color_folder), Folder(), Split(), directory=str(tmp_path / "data")).run().version
+    backbone, features = Backbone("test_efficientnet", weights="none"), Features(directory=str(tmp_path / "cache"))
+    trunks = [cut_below_head(backbone, version, features, Execution(), NoCluster()) for _ in range(2)]
+    one, other = (trunk.setup.graft.network.state_dict() for trunk in trunks)
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def test_mistakes_are_told_before_images_are_read(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
