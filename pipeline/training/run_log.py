@@ -106,11 +106,8 @@ def log_decision(run: "Run", setup: TrainingSetup, decision: FreezeDecision, fil
             run.log_artifact(save(figure, files.measurement), "freeze")
     for plan in decision.plans:
         say(f"Freeze: {plan.sentence(setup.graft.network)}.")
-    if (
-        setup.frozen_statistics
-        and statistics(setup.graft.network)
-        and not all(plan.only_head for plan in decision.plans)
-    ):
+    is_deeper = any(not plan.only_head for plan in decision.plans)
+    if is_deeper and setup.frozen_statistics and statistics(setup.graft.network):
         say("BatchNorm keeps the statistics that the weights came with (freeze.batchnorm).")
     run.set_tags({"graftline.freeze": decision.reason})
 

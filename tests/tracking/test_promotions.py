@@ -33,6 +33,14 @@ def model(client: MlflowClient, name: str, versions: int) -> None:
         client.create_model_version(name, str(run.artifact_uri), run.run_id, await_creation_for=0)
 
 
+def model_of_bundles(client: MlflowClient, made: str) -> None:
+    """Register the model pets with four versions, whose bundles are of this making."""
+    client.create_registered_model("pets")
+    for number in range(1, 5):
+        tags = {BUNDLE_DIGEST: f"{made} {number}"}
+        client.create_model_version("pets", "file:///nowhere", tags=tags, await_creation_for=0)
+
+
 @pytest.fixture
 def pets(tracking: Tracking, client: MlflowClient, tmp_path: Path) -> Promotions:
     """Four versions on which nothing was decided, and a folder for copies."""
@@ -297,15 +305,11 @@ def test_another_version_with_the_number_of_one_that_was_deleted_does_not_become
 ) -> None:
     pets = Promotions(tracking, "pets")
 
-    def register(digest: str) -> None:
-        client.create_registered_model("pets")
-        client.create_model_version("pets", "file:///nowhere", tags={BUNDLE_DIGEST: digest}, await_creation_for=0)
-
-    register("old")
+    model_of_bundles(client, "old")
     digests = bundle_digests(pets.read().version(1), None)
     pets.append(pets.read_sound(), replace(decision(pets, "promoted", 1), digests=digests))
     client.delete_registered_model("pets")
-    register("new")
+    model_of_bundles(client, "new")
     assert pets.read_sound().champion is None
 
 
@@ -315,19 +319,13 @@ def test_a_model_made_anew_has_none_of_the_decisions_on_the_one_that_was_deleted
     """Its versions are counted from 1 again, and its ledger stays."""
     pets = Promotions(tracking, "pets")
 
-    def register(made: str) -> None:
-        client.create_registered_model("pets")
-        for number in range(1, 5):
-            tags = {BUNDLE_DIGEST: f"{made} {number}"}
-            client.create_model_version("pets", "file:///nowhere", tags=tags, await_creation_for=0)
-
     def decide_on(kind: Kind, number: int) -> None:
         standing = pets.read_sound()
         before = None if standing.champion is None else standing.version(standing.champion)
         digests = bundle_digests(standing.version(number), before)
         pets.finish(pets.append(standing, replace(decision(pets, kind, number), digests=digests)))
 
-    register("old")
+    model_of_bundles(client, "old")
     steps: list[tuple[Kind, int]] = [("promoted", 1), ("promoted", 2), ("rolled back", 1), ("refused", 3)]
     for kind, number in steps:
         decide_on(kind, number)
@@ -336,7 +334,7 @@ def test_a_model_made_anew_has_none_of_the_decisions_on_the_one_that_was_deleted
     assert standing.lines_of(3) == [standing.lines[3]]
     assert [one.version for one in find_refused(tracking, "pets")] == [3]
     client.delete_registered_model("pets")
-    register("new")
+    model_of_bundles(client, "new")
     standing = pets.read_sound()
     assert standing.lines[-1].decision.why == "Version 1 was deleted from the registry."
     assert (standing.former_champions, standing.predecessors, standing.rollback_of(2)) == (set(), [], None)

@@ -44,7 +44,7 @@ def hold_out(version: DatasetVersion, images: TrainingImages) -> DatasetVersion:
     """Return a version of the training images alone: a fold is its validation split, the others its training split.
 
     It is the fold of the most groups: the images of one large group say little of others. Of a rare class as many are
-    held out as there are, up to 25.
+    held out as that fold has, up to 25.
     """
     folds = assign_folds(images.samples.labels, images.groups)
     groups = np.array(images.groups)

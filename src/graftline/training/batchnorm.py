@@ -34,8 +34,8 @@ def choose_statistics(choice: BatchNormChoice, num_images: int, *, pretrained: b
 
     Those of a batch are not what the pretrained weights were made for: the network has to get used to them. Where the
     images are so few that 30 epochs are fewer steps than larger sets are trained for (`deep_epochs`), it mostly does
-    not get that far: those that the weights came with gained up to 17 points of accuracy on five of seven sets, and
-    lost up to 4 on two of drawings (docs/freezing-measurements.md).
+    not get that far: those that the weights came with gained up to 17 points of accuracy on four of six sets, and
+    lost up to 4 on the two of drawings (docs/freezing-measurements.md).
 
     Args:
         choice: the user's.
