@@ -82,7 +82,10 @@ CHANGES = (
     Change("freeze=names freeze.frozen=[*conv*]", frozen=["*conv*"]),
     Change("freeze=names freeze.frozen=[*conv*] optim.lr=0.01", learning_rate=0.01, frozen=["*conv*"]),
 )
-OF_A_HEAD = CHANGES[:2]  # frozen layers keep their statistics in any case
+OF_A_HEAD = (  # the other changes leave a head as it is
+    *CHANGES[:2],
+    *(Change(f"optim.lr={rate}", learning_rate=rate) for rate in (0.001, 0.0025, 0.01)),
+)
 
 
 @dataclass(frozen=True)
@@ -187,13 +190,13 @@ def main() -> None:
     parser.add_argument("--tested", type=int, default=1_000, help="test images")
     parser.add_argument("--epochs", type=int, help="as the freeze rule has it")
     parser.add_argument("--image-size", type=int, default=64, help="px; 0: the network's own")
-    keys = [change.key for change in CHANGES]
+    keys = list(dict.fromkeys(change.key for change in (*CHANGES, *OF_A_HEAD)))
     parser.add_argument("--changes", choices=keys, nargs="+", default=keys, help="compared with the first of them")
-    parser.add_argument("--head", action="store_true", help="the head alone, beside adapted statistics")
+    parser.add_argument("--head", action="store_true", help="the head alone, by the rates and with adapted statistics")
     asked = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", Execution().num_threads)))
     work = Work(asked.images, asked.validated, asked.tested, asked.epochs, asked.image_size or None, asked.head)
-    changes, results = OF_A_HEAD if work.head else [one for one in CHANGES if one.key in asked.changes], []
+    changes, results = [one for one in (OF_A_HEAD if work.head else CHANGES) if one.key in asked.changes], []
     with tempfile.TemporaryDirectory() as name:
         version = read_set(asked.name, work, Path(name))
         for change in changes:

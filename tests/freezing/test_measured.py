@@ -156,7 +156,7 @@ def test_it_stops_where_the_head_is_enough(version: DatasetVersion, tmp_path: Pa
     measurement, (plan,) = measured(decision), decision.plans
     assert [row.boundary for row in measurement.rows] == ["head", "layer3", "layer4"]
     assert plan.only_head
-    assert (plan.epochs, plan.learning_rate) == (30, 0.01)
+    assert (plan.epochs, plan.learning_rate) == (30, 0.005)
     assert measurement.chosen.more_log_loss == Difference(0, 0, 0)
     assert measurement.stopped == "more than the head did not pay"
     assert decision.tried == ("05",)  # it is trained already

@@ -137,7 +137,7 @@ def test_gradual_goes_from_the_head_down() -> None:
     plans = decide(Gradual(head_epochs=10, step_epochs=5, step_groups=2, until=0.2), network).plans
     assert [plan.frozen_groups for plan in plans] == [6, 4, 2, 1]
     assert [plan.epochs for plan in plans] == [10, 5, 5, 10]
-    assert [plan.learning_rate for plan in plans] == [0.01, 0.001, 0.001, 0.001]
+    assert [plan.learning_rate for plan in plans] == [0.005, 0.001, 0.001, 0.001]
     assert plans[1].decision == "phase 2 of 4: stem to blocks.2 (4 of 6 layer groups) frozen, 5 epochs"
 
 

@@ -88,7 +88,7 @@ def test_phases_train_what_their_plans_say_and_count_on(make_setup: MakeSetup, t
     trained = run(setup, tmp_path / "fit", heard)
 
     assert heard.epochs == [(0, 3), (1, 6), (2, 9), (3, 12)], "36 images in batches of 12"
-    assert heard.rates == [(0, {0.01}), (6, {0.001}), (9, {0.001})], "each phase at the rate that its plan recommends"
+    assert heard.rates == [(0, {0.005}), (6, {0.001}), (9, {0.001})], "each phase at the rate that its plan recommends"
     assert len(trained.phases) == 3
     assert len(trained.history.epochs) == 4
     assert trained.history.best in trained.history.epochs

@@ -34,7 +34,7 @@ class FreezePlan:
     num_groups: int
     reason: str
     epochs: int = 30
-    learning_rate: float = 0.01
+    learning_rate: float = 0.005
     head_factor: float = 1.0
     epoch_images: int | None = None
     seconds: float | None = None
@@ -136,7 +136,7 @@ def is_fully_frozen(module: nn.Module) -> bool:
 
 
 def plan_from_depth(
-    network: Any, frozen_groups: int, reason: str, *, epochs: int = 30, learning_rate: float = 0.01
+    network: Any, frozen_groups: int, reason: str, *, epochs: int = 30, learning_rate: float = 0.005
 ) -> FreezePlan:
     """Freeze the first ``frozen_groups`` layer groups below the head; the head is always trained."""
     frozen = {name for group in body_groups(network)[:frozen_groups] for name in group}

@@ -70,7 +70,7 @@ SETTINGS: dict[type[Optimizer], Settings] = {
     timm.optim.Muon: Settings(1, decoupled=True),
     # its step is the rate itself for each weight: 3 to 10 times smaller (Chen et al. 2023, arXiv 2302.06675, section 5)
     timm.optim.Lion: Settings(0.2, decoupled=True),
-    # a step in proportion to the gradient: 0.1 for a new head, 0.01 for pretrained layers, as is usual
+    # a step in proportion to the gradient: 0.05 for a new head, 0.01 for pretrained layers, near what is usual
     torch.optim.SGD: Settings(10, follows_momentum=True),
     torch.optim.ASGD: Settings(100),
     timm.optim.SGDW: Settings(10, decoupled=True, follows_momentum=True),
