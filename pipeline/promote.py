@@ -150,9 +150,11 @@ class Promote:
                 answer.
         """
         registry = self.tracking.registry()
-        if self.model is not None and self.model not in registry.names():
+        promotions = open_promotions(self.tracking, self.model, self.copies)
+        if promotions.model not in registry.names():
+            promotions.require_kept()
             return
-        standing = open_promotions(self.tracking, self.model, self.copies).read()
+        standing = promotions.read()
         standing.require_sound()
         if (champion := standing.opponent()) is not None:
             registry.bundle(champion.uri)

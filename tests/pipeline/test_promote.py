@@ -1,6 +1,7 @@
 """Promote, history and rollback as a user runs them: what is decided and kept."""
 
 import json
+import shutil
 from pathlib import Path
 
 import mlflow.pyfunc
@@ -236,6 +237,19 @@ def test_a_clock_that_was_moved_back(
 def test_what_cannot_be_is_one_sentence(place: Workplace, stage: str, typed: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
         run(stage, *typed)
+
+
+def test_a_database_that_was_made_anew_is_told_before_a_model_is_trained(
+    place: Workplace, empty_database: Path
+) -> None:
+    """The gate decides nothing there until the copy of the ledger is moved away."""
+    crown(1)
+    shutil.copyfile(empty_database, place.root / "mlflow.db")
+    check = Promote(Tracking(), GATE, "dusk").check
+    with pytest.raises(UserError, match=r"^Line 1 of the ledger is gone, .*: if the tracking database was made anew"):
+        check()
+    shutil.rmtree("ledger")
+    check()
 
 
 def test_a_history_that_was_changed_is_shown_and_told(
