@@ -4,30 +4,25 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from graftline.console import say
 from graftline.errors import UserError
 from graftline.evaluation.gate import Gate, NotComparableError
 from graftline.evaluation.gate_guards import Guard
 from graftline.execution import Accelerator
-from graftline.files import digest, sha256_file, write_json
+from graftline.files import digest
 from graftline.pipeline.promotion.decided_model import open_promotions
+from graftline.pipeline.promotion.decision_log import log_decision
 from graftline.pipeline.promotion.examination import Examination, Examined
 from graftline.pipeline.runs.code_digest import code_digest
 from graftline.pipeline.stage import StageResult
-from graftline.report.gate_tables import gate_markdown, print_gate
+from graftline.report.gate_tables import print_gate
 from graftline.tracking.ledger import ChampionDecision, Kind, LedgerLine, require_short
 from graftline.tracking.names import DATASET_DIGEST, STAGE, TEST_DIGEST
 from graftline.tracking.promotions import OvertakenError, Promotions, author, experiment_name, now
 from graftline.tracking.registry import ChangedBundleError, RegisteredVersion
 from graftline.tracking.standing import Standing, bundle_digests
 from graftline.tracking.tracking import Tracking
-
-if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
-    from graftline.tracking.run import Run
 
 # packages and files whose code decides
 GATE_CODE = (
@@ -155,9 +150,11 @@ class Promote:
                 answer.
         """
         registry = self.tracking.registry()
-        if self.model is not None and self.model not in registry.names():
+        promotions = open_promotions(self.tracking, self.model, self.copies)
+        if promotions.model not in registry.names():
+            promotions.require_kept()
             return
-        standing = open_promotions(self.tracking, self.model, self.copies).read()
+        standing = promotions.read()
         standing.require_sound()
         if (champion := standing.opponent()) is not None:
             registry.bundle(champion.uri)
@@ -270,7 +267,7 @@ class Promote:
             tags={STAGE: "promote"},
         ) as run:
             decision = self._decision(standing, examination, examined, kind, run.id)
-            decision = self._log(run, decision, examined, directory)
+            decision = log_decision(run, decision, examined, self.gate, directory)
             run.settle()  # nothing is decided on half the facts
             line = _append(promotions, standing, decision)
             promotions.finish(line)
@@ -315,38 +312,6 @@ class Promote:
             figures={guard.name: guard.figures for guard in result.guards if guard.told and guard.figures},
             run_id=run_id,
         )
-
-    def _log(self, run: "Run", decision: ChampionDecision, examined: Examined, directory: Path) -> ChampionDecision:
-        """Write and log what was found; returns the decision with the digest of the file that has all of it."""
-        result = examined.result
-        file = directory / "verdict.json"
-        guards = [asdict(guard) for guard in result.guards]
-        write_json(file, {**asdict(decision), "compared": result.compared, "guards": guards, "gate": asdict(self.gate)})
-        examined.flips_table(directory / "flips.csv")
-        for path in (file, directory / "flips.csv", *_draw_flips(decision, examined, directory)):
-            run.log_artifact(path)
-        config: dict[str, Any] = {"gate": asdict(self.gate), "challenger": decision.version}
-        run.log_params({**config, "champion": decision.compared_with}, yaml.safe_dump(config))
-        run.log_metrics(
-            {f"difference/{guard.name}": guard.figures[0] for guard in result.guards if guard.told and guard.figures}, 0
-        )
-        run.describe(
-            "\n\n".join([f"**{decision.kind}**", *result.reasons, result.compared, gate_markdown(result.guards)])
-        )
-        return replace(decision, digests={**(decision.digests or {}), "verdict": sha256_file(file)})
-
-
-def _draw_flips(decision: ChampionDecision, examined: Examined, directory: Path) -> list[Path]:
-    """Draw the images that turn from right to wrong, if there are any; returns the file."""
-    flips, images = examined.result.flips, examined.images
-    if images is None or flips.empty:
-        return []
-    from graftline.report.flips_figure import flips_figure  # matplotlib takes a second
-    from graftline.report.style import save
-
-    title = f"version {decision.compared_with} is right, version {decision.version} answers as it says in red"
-    figure = flips_figure(flips, examined.result.num_images, title, images.decoding)
-    return [save(figure, directory / "flips.png")]
 
 
 def _append(promotions: Promotions, standing: Standing, decision: ChampionDecision) -> LedgerLine:

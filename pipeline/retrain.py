@@ -4,11 +4,10 @@ What is done is done once: the dataset version, cached activations, checkpoints,
 the verdict are each there as a whole or not at all, and a retraining that finds them goes on from them.
 """
 
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hydra.utils import instantiate
 
-from graftline.console import reworded, say, warn
+from graftline.console import say, warn
 from graftline.data.ingest import Ingest
-from graftline.errors import UnreachableError, UserError, find_cause, first_line, no_room
+from graftline.errors import UserError, first_line
 from graftline.evaluation.decision import DecisionRule
 from graftline.features.store import GIGABYTE, ActivationStore
 from graftline.files import write_json
@@ -36,6 +35,7 @@ from graftline.pipeline.retraining.notify import Notify
 from graftline.pipeline.retraining.options import RetrainOptions
 from graftline.pipeline.retraining.recipe_digest import recipe_digest
 from graftline.pipeline.retraining.situation import Situation, require_images
+from graftline.pipeline.retraining.telling import explain, failure_noted, make_content, read_content, was_stopped
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.stage import StageResult
 from graftline.processes import Terminated
@@ -50,7 +50,6 @@ from graftline.tracking.retrainings import (
     RECIPE,
     RETRAIN,
     TRAINING_FAILED,
-    YES,
     Retraining,
     Retrainings,
     decided_tags,
@@ -150,7 +149,7 @@ class Retrain:
             return _nothing("held", f"by {held.holder}")
         except BaseException as error:
             # what is decided has not failed; and who types Ctrl-C knows it
-            if result is None and not decided and (isinstance(error, Exception) or _was_stopped(error)):
+            if result is None and not decided and (isinstance(error, Exception) or was_stopped(error)):
                 self.tell_failure(error, directory, began)
             raise
         self._tidy(trained=result.outcome in ("promoted", "refused"))
@@ -191,7 +190,7 @@ class Retrain:
                 say(f"It is of dataset version {digest}: what has come since is for the next retraining.")
             result, version = self._challenge(run, then, stage, lease)
             decided.append(result)
-            write_json(RunDirectory(run.directory).result, _content(result.facts, result.metrics, began))
+            write_json(RunDirectory(run.directory).result, make_content(result.facts, result.metrics, began))
             run.set_tags(decided_tags(result.outcome, version, then.last))
             run.settle()  # else it would be decided on once more
         return result
@@ -266,7 +265,7 @@ class Retrain:
         from graftline.pipeline.retraining.challengers import Challengers
 
         challengers = Challengers(stage, run.directory, now.version, run.id, now.champion)
-        with _failure_noted(run):
+        with failure_noted(run):
             chosen = challengers.train(self._options.start)
         lease.check()
         model_uri = challengers.register(chosen)
@@ -328,17 +327,12 @@ class Retrain:
         """Tell of the last decision, unless it was told; that of a process that ended before it could is told now."""
         if decided is None or decided.is_told:
             return
-        known = {"outcome": decided.outcome, "model_uri": f"models:/{now.model}/{decided.version}"}
-        content = _content({**known, "run_id": decided.run_id, "dataset_digest": decided.dataset_digest}, {})
-        with suppress(OSError, ValueError):  # it was decided on another machine, or its directory was removed
-            found = json.loads(RunDirectory(decided.directory).result.read_text(encoding="utf-8"))
-            content = found if found.get("run_id") == decided.run_id else content
-        self._notify.tell(content)
+        self._notify.tell(read_content(decided, now.model))
         now.retrainings.set_told(decided.run_id)
 
     def tell_failure(self, error: BaseException, directory: Path, began: float | None = None) -> None:
         """Write and tell what went wrong; the command line prints it."""
-        result = _content({"outcome": "failed", "reason": _explain(error)}, {}, began)
+        result = make_content({"outcome": "failed", "reason": explain(error)}, {}, began)
         try:  # before it is told, which takes its time: SIGKILL may follow SIGTERM
             write_json(RunDirectory(directory).result, result)
         except OSError as cause:  # a full disk may be what went wrong
@@ -384,39 +378,6 @@ class Retrain:
     def _train_stage(self) -> "Train":
         """Build the training; here torch and Lightning are loaded."""
         return cast("Train", _build({**self._nodes, "_target_": "graftline.pipeline.train.Train"}))
-
-
-def _content(facts: Mapping[str, Any], metrics: Mapping[str, Any], began: float | None = None) -> dict[str, Any]:
-    """Return what ``result.json`` holds, and who is notified gets."""
-    seconds = None if began is None else round(time.perf_counter() - began, 1)
-    return {"stage": "retrain", "seconds": seconds, **facts, "metrics": metrics}
-
-
-@contextmanager
-def _failure_noted(run: "Run") -> Iterator[None]:
-    """Note on a run that its training has failed by itself, and not because of a disk, MLflow or another process."""
-    from graftline.training.lost_process import LostProcessError
-
-    try:
-        yield
-    except Exception as error:
-        others = (OSError, UnreachableError, LostProcessError)
-        if no_room(error) is None and not any(find_cause(error, kind) for kind in others):
-            run.set_tags({TRAINING_FAILED: YES})
-        raise
-
-
-def _was_stopped(error: BaseException) -> bool:
-    """Tell whether SIGTERM is behind an error, as the end of a schedule's time or of the machine."""
-    return find_cause(error, Terminated) is not None
-
-
-def _explain(error: BaseException) -> str:
-    if _was_stopped(error):
-        return "it was stopped by SIGTERM, as after job.hours: the next one goes on from there"
-    if (mistake := find_cause(error, UserError)) is not None:
-        return reworded(str(mistake))
-    return no_room(error) or f"{type(error).__name__}: {first_line(error)}"
 
 
 def _nothing(outcome: Outcome, reason: str, **facts: str) -> RetrainResult:

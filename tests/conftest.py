@@ -96,6 +96,7 @@ SLOW = (
     "pipeline/test_learning_curve.py",
     "pipeline/test_nodes.py",
     "pipeline/test_promote.py",
+    "pipeline/test_promote_bundles.py",
     "pipeline/test_ray_jobs.py",
     "pipeline/test_resume.py",
     "pipeline/test_retraining_told.py",

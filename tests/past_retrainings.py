@@ -11,8 +11,8 @@ from conftest import COLORS, paint
 from graftline.data.ingest import Ingest
 from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
-from graftline.pipeline.retrain import _failure_noted
 from graftline.pipeline.retraining.situation import Situation
+from graftline.pipeline.retraining.telling import failure_noted
 from graftline.tracking.ledger import ChampionDecision, Kind
 from graftline.tracking.names import STAGE
 from graftline.tracking.promotions import Promotions, author, now
@@ -79,7 +79,7 @@ class Past:
         run = self.tracking.start(run_name="", experiment=NAME, directory=directory, tags=tags)
         with suppress(type(error)), run:
             run.log_dataset(seen.version)
-            with _failure_noted(run) if trains else nullcontext():
+            with failure_noted(run) if trains else nullcontext():
                 raise error
         return seen.version.digest
 

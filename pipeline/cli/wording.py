@@ -35,6 +35,7 @@ PHRASES = {  # functions that a stage of their own calls; make is the program th
     r"\bsync\(\)": "make sync",
 }
 LITERALS = {"True": "true", "False": "false", "None": "null"}
+STANDS_FOR = {"Retrain": "Train"}  # takes the arguments of another stage and builds it late, as that loads torch
 AT_MOST = 3  # keys that one argument may stand for; of more, none is more helpful than the class's name
 
 
@@ -136,8 +137,9 @@ def _targets(node: Any, key: str = "") -> Iterator[Target]:
     """Yield what a configuration is built from, each class under its own name and those of its base classes."""
     if isinstance(node, DictConfig) and "_target_" in node:
         target = get_object(node["_target_"])
-        for one in target.__mro__ if inspect.isclass(target) else [target]:
-            yield Target(one.__name__, key, node)
+        names = [one.__name__ for one in target.__mro__] if inspect.isclass(target) else [target.__name__]
+        for one in [*names, *(STANDS_FOR[name] for name in names if name in STANDS_FOR)]:
+            yield Target(one, key, node)
     for name, child in node.items_ex(resolve=False) if isinstance(node, DictConfig) else enumerate(node):
         if isinstance(child, DictConfig | ListConfig) and not child._is_missing() and not child._is_none():
             # the list of backbones is made of what is chosen for the group

@@ -1,1 +1,1 @@
-"""The parts of ``promote``, ``history`` and ``rollback``: which model they are about, and what the gate looks at."""
+"""The parts of ``promote``, ``history`` and ``rollback``: which model is meant, what the gate sees, what is logged."""

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from graftline.bundle.layout import CARD_FILE
 from graftline.console import warn
-from graftline.data.old_versions import age, find_old, knows_all_of, remove_version
+from graftline.data.old_versions import age, find_old, is_test_set, knows_all_of, remove_version
 from graftline.data.version import DatasetVersion, newest_version
+from graftline.data.version_writing import TEST_SETS
 from graftline.errors import UserError, first_line
 from graftline.features.store import ActivationStore
 from graftline.pipeline.retraining.keep import Keep, size
@@ -58,7 +59,7 @@ def find_old_datasets(keep: Keep, tracking: Tracking, directory: Path, name: str
     Args:
         keep: what is kept by age and number.
         tracking: where it is known which are in use.
-        directory: has them as NAME/DIGEST.
+        directory: has them as NAME/DIGEST, and those of a test alone as NAME/test-sets/DIGEST.
         name: of the data set; None: all.
 
     Raises:
@@ -67,7 +68,8 @@ def find_old_datasets(keep: Keep, tracking: Tracking, directory: Path, name: str
     found: list[DatasetVersion] = []
     for folder in sorted(path for path in directory.absolute().glob(name or "*") if path.is_dir()):
         try:
-            found += find_old(folder, keep.runs, keep.days)
+            for place in (folder, folder / TEST_SETS):
+                found += find_old(place, keep.runs, keep.days)
         except UserError as error:
             warn(f"Dataset versions of {folder.name} stay ({first_line(error)}).")
     if not found:  # as usual, and then nothing else is asked
@@ -76,7 +78,7 @@ def find_old_datasets(keep: Keep, tracking: Tracking, directory: Path, name: str
     return [
         OldDataset(version, size(version.directory), age(version))
         for version in found
-        if version.digest not in used and _is_known(version)
+        if version.digest not in used and (is_test_set(version) or _is_known(version))
     ]
 
 

@@ -301,15 +301,24 @@ def require_images(data: Ingest, *, allow_shrink: bool) -> None:
         allow_shrink: whether images may be gone; all of them may not, since nothing could be trained on.
 
     Raises:
-        UserError: the folder or file is not there, or the folder is empty, as that of a disk that is not mounted.
+        UserError: the folder or file is not there, or cannot be read, or the folder is empty, as that of a disk that is
+            not mounted.
     """
     if data.path is None or find_url(data.path) is not None:  # what is listed there says whether there is anything
         return
-    path = Path(data.path).expanduser()
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        what = "is empty" if path.exists() else "is not there"
+    if (what := _find_fault(Path(data.path).expanduser())) is not None:
         but = "; RetrainOptions.allow_shrink lets images be fewer, but these are none" if allow_shrink else ""
         raise UserError(
             f"Ingest.path={data.path} {what}: nothing is trained, and no image counts as removed. See that it is "
             f"mounted{but}."
         )
+
+
+def _find_fault(source: Path) -> str | None:
+    """Return in words why there is nothing where the images are to be; None where there is something."""
+    try:
+        if not source.exists():
+            return "is not there"
+        return "is empty" if source.is_dir() and not any(source.iterdir()) else None
+    except OSError as error:  # as of a network folder whose other end is gone
+        return f"cannot be read ({error.strerror})"

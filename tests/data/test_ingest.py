@@ -20,13 +20,14 @@ from graftline.data import checks
 from graftline.data.checks import FileCheck, check_images
 from graftline.data.decode import Decoding, decode, decode_rgb
 from graftline.data.findings import Finding
-from graftline.data.ingest import TEST_SETS, Ingest
+from graftline.data.ingest import Ingest
 from graftline.data.sources.archive import Archive
 from graftline.data.sources.elpv import Elpv
 from graftline.data.sources.folder import Folder
 from graftline.data.sources.table import Table
 from graftline.data.split import Split
 from graftline.data.version import DatasetVersion, newest_version
+from graftline.data.version_writing import TEST_SETS
 from graftline.errors import UserError
 
 

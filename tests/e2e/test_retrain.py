@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from factory import NAME, Factory
 from http_server import Asking, HttpServer
-from workplace import Workplace
+from workplace import Ran, Workplace
 
 from graftline.data.version import DatasetVersion
 from graftline.files import sha256_file
@@ -99,12 +99,23 @@ def _a_better_one_takes_its_place(factory: Factory) -> None:
     champion = factory.champion
     assert champion is not None
     assert champion.version == 1, "it was decided, and the alias has not moved"
-    ran = factory.retrain(*typed)
+    ran = _fire_schedule(factory, *typed)
     assert "The challenger with a warm start was trained before" in ran.output, "the one that is registered"
     assert "of 6: train loss" not in ran.output
     assert ran.result["outcome"] == "promoted", ran.output
     assert ran.result["start"] == "warm", "it goes on where the other one ended"
     assert tested < set(factory.newest.samples("test").sha256), "the test split has grown and lost nothing"
+
+
+def _fire_schedule(factory: Factory, *typed: str) -> Ran:
+    """Run the line of a crontab as cron does; tests/pipeline/test_schedule.py has a real one, which takes a minute."""
+    made = factory.place.run("schedule", "every=Mon 03:00", *factory.settings, *typed)
+    assert made.code == 0, made.output
+    _, line, _ = (made.directory / "crontab").read_text().splitlines()
+    *_, command = line.split(" ", 5)
+    few = {"HOME": str(Path.home()), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(["/bin/sh", "-c", command], cwd="/", env=few, check=False)
+    return Ran(done.returncode, (factory.place.root / "outputs" / "schedule" / f"{NAME}.log").read_text())
 
 
 def _shuffled_labels_are_refused(factory: Factory) -> None:

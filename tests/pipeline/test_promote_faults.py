@@ -185,7 +185,7 @@ def test_a_disk_that_is_full_when_the_verdict_is_written(
             write_json(file, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr("graftline.pipeline.promote.write_json", to_full_disk)
+        patch.setattr("graftline.pipeline.promotion.decision_log.write_json", to_full_disk)
         assert "verdict.json cannot be written (File too large): make room on the disk" in fail_to_promote(capsys)
     assert Promotions(Tracking(), "dusk").read().lines == ()
     assert aliases(client) == {"challenger": "2"}

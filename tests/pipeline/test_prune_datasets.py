@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from past_retrainings import NAME, Past
+from workplace import Workplace
 
 from graftline.data.split import Split
 from graftline.data.version import DatasetVersion
-from graftline.data.version_writing import LOCK_FILE
+from graftline.data.version_writing import LOCK_FILE, TEST_SETS
 from graftline.features.store import ActivationStore
 from graftline.files import write_json
 from graftline.locks import Lock
@@ -31,7 +32,7 @@ def data(past: Past) -> Path:
 
 def make_older(data: Path, days: float) -> None:
     """Let all versions be those of so many days before."""
-    for file in data.glob("*/*/summary.json"):
+    for file in data.glob("**/summary.json"):
         summary = json.loads(file.read_text())
         moment = datetime.fromisoformat(summary["ingested"]) - timedelta(days=days)
         write_json(file, {**summary, "ingested": moment.isoformat(timespec="microseconds")})
@@ -152,6 +153,33 @@ def test_a_damaged_version_keeps_those_of_its_data_set(
     (first.directory / "summary.json").write_text("{")
     assert find(past, data, runs=0) == []
     assert f"! Dataset versions of {NAME} stay (" in capsys.readouterr().out
+
+
+def test_versions_that_were_only_tested_on_go_too(past: Past, data: Path, tmp_path: Path) -> None:
+    """As of `make evaluate` on images of another place; none grows from them."""
+    version = past.look().version
+    others = replace(past, place=Workplace(tmp_path / "others"))
+
+    def test_on(last: int) -> DatasetVersion:
+        others.paint(100, last)
+        tested = replace(past.look().data, path=str(others.images))
+        result, _ = tested.run_as_test(version.class_names, [version.digest, version.test_digest])
+        return result.version
+
+    first, second, third = (test_on(last) for last in (104, 108, 112))
+    assert first.directory.parent == data / NAME / TEST_SETS
+    assert find(past, data, runs=0) == [], "they are young"
+    make_older(data, 100)
+    past.retrain("promoted")
+    write_json(past.place.root / "outputs" / "a" / "dataset.json", {"digest": second.digest})
+    assert find(past, data, runs=3) == []
+    (found,) = find(past, data, runs=1)
+    assert found.path == first.directory, "an output directory is of the second one"
+    store = ActivationStore(past.place.root / "cache", 1e9)
+    with Lock(data / NAME / LOCK_FILE, shared=False, temporary=True):
+        assert not found.remove(store), "an ingest may be about to write it again"
+    assert found.remove(store)
+    assert sorted((data / NAME / TEST_SETS).iterdir()) == sorted([second.directory, third.directory])
 
 
 def test_prune_lists_them_and_a_retraining_removes_its_own(

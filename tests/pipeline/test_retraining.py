@@ -128,8 +128,14 @@ def test_a_class_that_is_gone_with_its_images_is_no_class_that_was_renamed(tmp_p
 
 
 def test_an_empty_folder_is_one_that_is_not_mounted(tmp_path: Path) -> None:
-    for folder, what in ((tmp_path / "nowhere", "is not there"), (tmp_path / "empty", "is empty")):
-        (tmp_path / "empty").mkdir(exist_ok=True)
+    (tmp_path / "empty").mkdir()
+    long = "x" * 300  # which no system reads, as it does not the folder of a network whose other end is gone
+    for name, what in (
+        ("nowhere", "is not there"),
+        ("empty", "is empty"),
+        (long, r"cannot be read \(File name too lo.*\)"),
+    ):
+        folder = tmp_path / name
         told = rf"{what}: nothing is trained, and no image counts as removed\. See that it is mounted"
         with pytest.raises(UserError, match=rf"{told}\.$"):
             require_images(ingest(folder), allow_shrink=False)

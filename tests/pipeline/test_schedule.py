@@ -20,6 +20,8 @@ from graftline.pipeline import schedule
 from graftline.pipeline.__main__ import main
 from graftline.scheduling import local_time
 from graftline.scheduling.local_time import now_in
+from graftline.tracking.promotions import Promotions
+from graftline.tracking.tracking import Tracking
 
 DAEMON = shutil.which("cron", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 # tables of its own: the daemon reads no other, and no other daemon reads these
@@ -328,5 +330,7 @@ def test_cron_fires_a_run_within_a_minute(fired: Cron) -> None:
         time.sleep(0.5)
     assert f"{schedule.STAGE}: done in" in log.read_text()
     assert len(list((outputs / schedule.STAGE).glob("20*/result.json"))) >= 1
+    (line, *_) = Promotions(Tracking(uri=f"sqlite:///{fired.place.root / 'mlflow.db'}"), "colors-100").read().lines
+    assert line.decision.author.scheduler == "cron", "the ledger says what started it"
     assert "colors is taken out of cron." in fired.run("remove=true")
     assert subprocess.run([*fired.begin, "crontab", "-l"], capture_output=True).returncode == 1, "none is left"

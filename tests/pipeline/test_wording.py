@@ -75,6 +75,14 @@ def test_a_class_that_occurs_twice_is_named_by_both_keys_and_one_of_a_list_by_th
     assert reword(backbones, "Backbone.image_size is 0") == "backbone.image_size is 0"
 
 
+@pytest.mark.parametrize(
+    ("stage", "typed"), [("retrain", []), ("schedule", ["every=hourly"]), ("ensemble", ["members=2"])]
+)
+def test_what_a_training_says_is_said_of_the_keys_of_each_stage_that_trains(stage: str, typed: list[str]) -> None:
+    """Retrain and schedule are no kind of `Train`, as they do not load it before it is known that one begins."""
+    assert reword(compose(stage, typed).config, "Train.minutes=5, Train.seed") == "minutes=5, seed"
+
+
 def test_errors_and_log_lines_are_worded_while_a_stage_runs(capsys: pytest.CaptureFixture[str]) -> None:
     logger = logging.getLogger("graftline.features")
     composed = compose("train")

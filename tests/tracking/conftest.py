@@ -1,4 +1,4 @@
-"""A tracking database that is ready, a real server that can be killed, a small dataset version and a bundle."""
+"""A tracking database that is ready, a model with versions in it, a small dataset version and a bundle."""
 
 import io
 import json
@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from deciding import register
 from manifest import manifest
 from mlflow import MlflowClient
 from PIL import Image
@@ -13,6 +14,7 @@ from PIL import Image
 from graftline.data.version import DatasetVersion
 from graftline.data.version_writing import write_version
 from graftline.tracking.client import connect
+from graftline.tracking.promotions import Promotions
 from graftline.tracking.tracking import Tracking
 
 
@@ -63,3 +65,10 @@ def photo() -> bytes:
     file = io.BytesIO()
     Image.effect_noise((1200, 900), 80).save(file, "PNG")
     return file.getvalue()
+
+
+@pytest.fixture
+def pets(tracking: Tracking, client: MlflowClient, tmp_path: Path) -> Promotions:
+    """Four versions on which nothing was decided, and a folder for copies."""
+    register(client, "pets", 4)
+    return Promotions(tracking, "pets", tmp_path / "ledger")

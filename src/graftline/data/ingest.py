@@ -42,7 +42,7 @@ from graftline.data.review import (
 from graftline.data.sources.source import Source
 from graftline.data.split import Split
 from graftline.data.version import DatasetVersion, newest_version
-from graftline.data.version_writing import LOCK_FILE, write_version
+from graftline.data.version_writing import LOCK_FILE, TEST_SETS, write_version
 from graftline.errors import UserError
 from graftline.locks import Lock
 
@@ -51,7 +51,6 @@ logger = logging.getLogger(__name__)
 CheckClasses = Callable[[Collection[str]], None]
 """Is given the names of the classes before images are read; it raises what is wrong with them."""
 
-TEST_SETS = "test-sets"  # folder beside the versions of a data set, for those that none grows from
 _LONGEST_NAME = 255  # bytes of a file's name, on all usual file systems
 _ANY_RANGE = (0.0, 1.0)  # to tell whether files can be read, before it is measured
 

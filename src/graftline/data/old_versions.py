@@ -12,7 +12,7 @@ from pathlib import Path
 
 from graftline.data.departed import find_departed
 from graftline.data.version import DatasetVersion
-from graftline.data.version_writing import LOCK_FILE
+from graftline.data.version_writing import LOCK_FILE, TEST_SETS
 from graftline.errors import UserError
 from graftline.locks import Lock
 
@@ -58,6 +58,11 @@ def knows_all_of(newest: DatasetVersion, version: DatasetVersion) -> bool:
     return decided <= known and find_departed(newest.history(), [version.history()], None).empty
 
 
+def is_test_set(version: DatasetVersion) -> bool:
+    """Tell whether a version is of images that a model was only tested on, from which none grows."""
+    return version.directory.parent.name == TEST_SETS
+
+
 def remove_version(version: DatasetVersion) -> bool:
     """Remove a version, whole or not at all; returns whether it is gone: not if it has become the newest meanwhile.
 
@@ -65,7 +70,8 @@ def remove_version(version: DatasetVersion) -> bool:
         BlockingIOError: an ingest of the data set is at work.
     """
     folder = version.directory.parent
-    with Lock(folder / LOCK_FILE, shared=False, temporary=True):
+    data_set = folder.parent if is_test_set(version) else folder
+    with Lock(data_set / LOCK_FILE, shared=False, temporary=True):
         try:
             if DatasetVersion.load(version.directory).ingested != version.ingested:
                 return False

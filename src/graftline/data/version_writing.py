@@ -19,6 +19,7 @@ from graftline.data.version import FORMAT, DatasetVersion, newest_version
 from graftline.files import atomic_directory, write_json
 
 LOCK_FILE = "lock"  # beside the versions of a data set: who writes or removes one holds it
+TEST_SETS = "test-sets"  # folder beside them, for versions that a model was only tested on: none grows from these
 
 
 def write_version(

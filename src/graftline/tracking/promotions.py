@@ -33,7 +33,6 @@ from graftline.tracking.names import (
     registered_name,
 )
 from graftline.tracking.owner import read_owner
-from graftline.tracking.registry import Registry
 from graftline.tracking.standing import Standing, bundle_digests, find_loss
 from graftline.tracking.tracking import Tracking, user_name
 
@@ -93,13 +92,13 @@ class Promotions:
         seen = self._copied()  # before MLflow is asked: what is decided meanwhile is in neither
         found = self._ask(self._find_ledger)
         while True:
-            versions = self._registry.versions(self.model)
+            versions = self.tracking.registry().versions(self.model)
             before, found = found, self._ask(self._find_ledger)
             if found == before:
                 break
         aliases = {alias: version.version for version in versions for alias in version.aliases}
         run, params = found
-        lines = tuple(LedgerLine.read(text) for key, text in sorted(params.items()) if key.isdigit())
+        lines = _read_lines(params)
         return Standing(
             self.model,
             versions,
@@ -131,6 +130,16 @@ class Promotions:
             standing = self.read()
         self._keep_copy(standing)
         return standing
+
+    def require_kept(self) -> None:
+        """Make sure that MLflow has the lines that this machine has seen, also where it has no such model any more.
+
+        Raises:
+            UserError: it has not, as where its database was made anew; or as `read`.
+        """
+        seen, (_, params) = self._copied(), self._ask(self._find_ledger)
+        if (loss := find_loss(seen, _read_lines(params), self._copy)) is not None:
+            raise UserError(loss)
 
     def open(self) -> None:
         """Make the ledger, where there is none yet.
@@ -291,12 +300,8 @@ class Promotions:
         except OSError as error:
             logger.warning(f"The copy of the ledger cannot be written ({first_line(error)}).")
 
-    @property
-    def _registry(self) -> Registry:
-        return self.tracking.registry()
-
     def _ask(self, question: "Callable[[MlflowClient], T]") -> T:
-        return self._registry.ask(question)
+        return self.tracking.registry().ask(question)
 
     def _find_ledger(self, client: "MlflowClient") -> tuple[str | None, Mapping[str, str]]:
         """Return the run that is the ledger and its parameters; None and nothing where there is none yet."""
@@ -342,6 +347,10 @@ class Promotions:
             return run
 
         return self._ask(create)
+
+
+def _read_lines(params: Mapping[str, str]) -> tuple[LedgerLine, ...]:
+    return tuple(LedgerLine.read(text) for key, text in sorted(params.items()) if key.isdigit())
 
 
 def _key(number: int) -> str:
