@@ -51,7 +51,8 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of the service `serving`, run by its command; its health check has passed."""
     folder, port = tmp_path_factory.mktemp("serving"), free_port()
     bundle = tiny_bundle(folder / "pets" / "bundle")
-    program, *words = [*SERVICES["serving"]["entrypoint"], *SERVICES["serving"]["command"]]
+    line: list[str] = [*SERVICES["serving"]["entrypoint"], *SERVICES["serving"]["command"]]
+    program, *words = line
     assert program == "graftline"
     replaced = {
         "host=0.0.0.0": "host=127.0.0.1",
