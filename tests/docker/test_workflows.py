@@ -88,12 +88,13 @@ def test_a_lock_has_what_it_is_made_of(file: str) -> None:
 
 
 def test_nothing_is_installed_without_its_hash() -> None:
-    """But this project itself, and in an image what the lock holds as a list of constraints."""
+    """But this project itself, and in an image pip's uv and what the lock holds as a list of constraints."""
     texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", "docker/Dockerfile")]
     commands = [line for text in texts for line in text.replace("\\\n", "").splitlines() if "pip install" in line]
-    installed = [one for one in commands if "--requirement" in one and "--constraint" not in one]
+    others = ("--dry-run --no-index", "--no-deps --editable .", "--constraint", "pip install uv==")
+    installed = [one for one in commands if not any(words in one for words in others)]
     assert len(installed) == 4
-    assert all("--no-deps --require-hashes" in one for one in installed)
+    assert all("--no-deps --require-hashes --requirement" in one for one in installed)
 
 
 def test_what_was_malware_is_left_out() -> None:
