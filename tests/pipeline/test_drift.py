@@ -39,9 +39,21 @@ def test_images_like_those_of_the_training_are_no_drift(place: Workplace) -> Non
 
 
 def test_blurred_images_are(place: Workplace) -> None:
-    ran = place.run("drift", "model=./bundle", "images=blurred")
+    ran = place.run("drift", "model=./bundle", "images=blurred", "prometheus=gauges.prom")
     assert ran.code == 0, ran.output
     assert ran.result["outcome"] == "drift"
+    run = place.mlflow.get_run(ran.result["run_id"])
+    assert (run.data.metrics["drift/rings"], run.data.metrics["drift/images"]) == (1, 100)
+    assert {"drift.html", "drift.prom"} <= {item.path for item in place.mlflow.list_artifacts(run.info.run_id)}
+    gauges = (place.root / "gauges.prom").read_text(encoding="utf-8")
+    assert gauges == (ran.directory / "drift.prom").read_text(encoding="utf-8")
+    lines = [line for line in gauges.splitlines() if not line.startswith("#")]
+    values = {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+    model = f'model="{place.root.name}"'
+    assert values[f"graftline_drift{{{model}}}"] == 1
+    sharpness = values[f'graftline_drift_distance{{{model},statistic="sharpness"}}']
+    assert sharpness == pytest.approx(run.data.metrics["drift/sharpness"])
+    assert sharpness > values[f'graftline_drift_limit{{{model},statistic="sharpness"}}']
 
 
 def test_a_damaged_reference_is_refused(place: Workplace) -> None:
