@@ -72,7 +72,7 @@ schedule: $(if $(filter dagster,$(engine)),$(dagster-ready))
 $(dagster-ready): pipeline/dagster/requirements.txt
 	@echo "Setting up .venv-dagster: Dagster, about 150 MB."
 	@$(PYTHON) -m venv .venv-dagster
-	@.venv-dagster/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
+	@.venv-dagster/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $<
 	@touch $@
 
 .PHONY: docs
@@ -91,7 +91,7 @@ define make-beside
 @$(python) -m venv $(1) $$(grep -qs '^include-system-site-packages = true' $(VENV)/pyvenv.cfg && echo --system-site-packages)
 @echo "import site; site.addsitedir('$$($(python) -c $(site-packages))')" \
 	> "$$($(1)/bin/python -c $(site-packages))/graftline-environment.pth"
-@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $(2)
+@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $(2)
 endef
 
 $(peers-ready): benchmarks/accuracy/peers/requirements.txt $(ready)
@@ -130,9 +130,14 @@ format: $(ready) ## rewrite the code in the house's format
 	@$(VENV)/bin/ruff format .
 	@$(VENV)/bin/ruff check --fix .
 
-# Without hf, openvino and ray, which are large: make test-extras installs them.
+compile = uv pip compile $(1) --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --output-file $(2)
+
+# Without hf, openvino and ray, which are large: make test-extras installs them. The last two take the pins that they are given.
 lock: ## pin the dependencies anew (needs uv)
-	uv pip compile pyproject.toml --group dev --group docs $(addprefix --extra ,audit dicom heif remote tiff) --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --output-file requirements.lock
+	$(call compile,pyproject.toml --group dev --group docs $(addprefix --extra ,audit dicom heif remote tiff),requirements.lock)
+	$(call compile,pipeline/dagster/requirements.in,pipeline/dagster/requirements.txt)
+	$(call compile,tests/extras-requirements.in --no-deps,tests/extras-requirements.txt)
+	$(call compile,benchmarks/accuracy/peers/requirements.in --no-deps,benchmarks/accuracy/peers/requirements.txt)
 
 clean: ## remove caches and leftovers of tools; keeps runs (outputs, data, mlflow.db, mlartifacts) and the environment
 	@rm -rf cache site .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

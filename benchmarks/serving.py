@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,6 +107,31 @@ def bare(bundle: Path, files: Sequence[bytes], seconds: float) -> Rate:
     return Rate(done / took, float("nan"), float("nan"), 1000 * (time.process_time() - process) / done, 0)
 
 
+def parts(bundle: Path, files: Sequence[bytes]) -> dict[str, float]:
+    """Return the milliseconds of processor time of each part of an answer, for an image, without a server."""
+    predictor, engine = Predictor.from_directory(bundle), onnx_engine(bundle, Execution.local("cpu"))
+    way, pixels = predictor.preprocessing, [decode_rgb(file, predictor.decoding) for file in files]
+    frames = [way.frame(one) for one in pixels]
+    batch = np.stack([way.normalize(frame) for frame in frames * (BATCH // len(frames))])
+    steps: dict[str, tuple[Callable[[], object], int]] = {
+        "decode": (lambda: [decode_rgb(file, predictor.decoding) for file in files], len(files)),
+        "resize": (lambda: [way.frame(one) for one in pixels], len(files)),
+        "normalize": (lambda: [way.normalize(frame) for frame in frames], len(files)),
+        "network, one image": (lambda: engine(batch[:1], [LOGITS]), 1),
+        f"network, {BATCH} images": (lambda: engine(batch, [LOGITS]), BATCH),
+    }
+    found = {}
+    for name, (step, images) in steps.items():
+        step()
+        taken = []
+        for _ in range(20):
+            start = time.process_time()
+            step()
+            taken.append(1000 * (time.process_time() - start) / images)
+        found[name] = float(np.median(taken))
+    return found
+
+
 @contextmanager
 def running(command: Sequence[str], port: int, folder: Path) -> Iterator[psutil.Process]:
     """Run a server until the block ends."""
@@ -169,6 +194,8 @@ def main() -> None:
         sys.exit("wrk is missing: apt-get install wrk")
     files, bundle = photos(), asked.bundle.resolve()
     print(f"{len(os.sched_getaffinity(0))} cores; JPEGs of {sum(map(len, files)) / len(files) / 1000:.0f} kB")
+    told = ", ".join(f"{name} {value:.1f}" for name, value in parts(bundle, files).items())
+    print(f"CPU ms an image: {told}")
     show("bare loop", 0, bare(bundle, files, asked.seconds))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -20,7 +20,7 @@ from graftline.evaluation.calibration import FEWEST_IMAGES, CalibrationFit
 from graftline.evaluation.decision import DecisionFit
 from graftline.evaluation.evaluation import EvaluationResult
 from graftline.evaluation.grid import GridCandidate, GridRow, classify, measure, score_candidates
-from graftline.evaluation.predictions import predict_split
+from graftline.evaluation.predictions import Predictions, predict_split
 from graftline.evaluation.selection import Selection, select_all, select_greedily, select_last, select_weighted
 from graftline.execution import Accelerator, Execution
 from graftline.pipeline.dataset_versions.parent import with_parent
@@ -44,6 +44,7 @@ from graftline.pipeline.runs.setup import log_setup
 from graftline.pipeline.searching.winner import IngestOnce, Winner
 from graftline.pipeline.train import NEEDED, Train
 from graftline.pipeline.training.calibration import learn
+from graftline.pipeline.training.drift_reference import leave_ensemble_reference
 from graftline.pipeline.training.model_card import write_model_card
 from graftline.pipeline.training.result import NOT_TESTED
 from graftline.report.grid_tables import crops_in_words, print_selection
@@ -134,6 +135,8 @@ class MakeEnsemble(Train):
             adjusted = self._calibrate_mean(members, selection, logits, version)
             bundle = self._save(members, selection, adjusted, version, files)
             outcome = self._test(bundle, members, selection, version, execution)
+            mean = adjusted[0].calibration.apply(adjusted[2].logits)
+            leave_ensemble_reference(outcome.predictor, bundle, version, mean, self.data.workers)
             uri = self._log_ensemble(run, outcome)
         return summarize_ensemble(outcome, run.id, run.url, uri)
 
@@ -273,11 +276,11 @@ class MakeEnsemble(Train):
 
     def _calibrate_mean(
         self, members: Members, selection: Selection, logits: np.ndarray, version: DatasetVersion
-    ) -> tuple[CalibrationFit, DecisionFit, float]:
+    ) -> tuple[CalibrationFit, DecisionFit, Predictions]:
         """Calibrate the mean on the validation images and choose the decision, as a training does.
 
-        Both are in the order of classes of the first chosen member, which is that of the bundle. With them comes the
-        mean's accuracy there.
+        Both are in the order of classes of the first chosen member, which is that of the bundle. With them comes what
+        the mean gave there.
         """
         chosen, shares = members.only(selection.chosen), [selection.shares[number] for number in selection.chosen]
         together = chosen.ensemble(shares, self.crops, {}, self.average)
@@ -287,7 +290,7 @@ class MakeEnsemble(Train):
         raw = predict_split(together, version, "validation", known_logits=mean)
         fit, decision = learn(raw, wanted, self.seed)
         say(" ".join(one for one in (fit.sentence, decision.sentence) if one))
-        return fit, decision, float((raw.predicted == raw.labels).mean())
+        return fit, decision, raw
 
     def _logits(self, grid: Grid, version: DatasetVersion, split: str) -> np.ndarray:
         """Return the logits (M, S, N, K) of the images of a split, those of one crop as runs have logged them."""
@@ -299,17 +302,18 @@ class MakeEnsemble(Train):
         self,
         members: Members,
         selection: Selection,
-        adjusted: tuple[CalibrationFit, DecisionFit, float],
+        adjusted: tuple[CalibrationFit, DecisionFit, Predictions],
         version: DatasetVersion,
         files: RunDirectory,
     ) -> Path:
-        fit, decision, accuracy = adjusted
+        fit, decision, raw = adjusted
+        right = float((raw.predicted == raw.labels).mean())
         card = {
             "dataset": version.name,
             "dataset_digest": version.digest,
             "validation_digest": version.split_digests["validation"],
             "test_digest": version.test_digest,
-            "validation": {"val/loss": selection.loss, "val/log_loss": selection.loss, "val/accuracy": accuracy},
+            "validation": {"val/loss": selection.loss, "val/log_loss": selection.loss, "val/accuracy": right},
             "members": list(members.only(selection.chosen).references),
             "calibration": fit.to_json(),
             "decision": {"sentence": decision.sentence},

@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import zlib
 from email.message import Message
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,14 @@ def photo(seed: int, kind: str = "JPEG") -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).resize((140, 100)).save(file, kind)
     return file.getvalue()
+
+
+def bomb(side: int) -> bytes:
+    """A small PNG whose header tells that it is large."""
+    content = bytearray(photo(0, "PNG"))
+    content[16:24] = side.to_bytes(4) + side.to_bytes(4)
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4)
+    return bytes(content)
 
 
 def text(content: bytes) -> str:

@@ -21,9 +21,11 @@ import yaml
 from workplace import PROJECT
 
 DOCKER = PROJECT / "docker"
-SERVICE: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))["services"]["tracking"]
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))["services"]
+SERVICE = SERVICES["tracking"]
 DATABASE_PASSWORD = "the database's, not a secret"
 ADMIN, PASSWORD = "admin", "admin's own, not a secret"
+SERVED_PASSWORD = "the served model's, not a secret"
 
 
 def postgres_binaries() -> Path | None:
@@ -51,6 +53,18 @@ def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log:
             return
         time.sleep(0.1)
     raise AssertionError(log.read_text())
+
+
+def health_check(service: str, ports: dict[int, int], **variables: str) -> Callable[[], bool]:
+    """Return what tells whether a service is healthy: its check in docker/compose.yaml, with other ports."""
+    kind, *words = SERVICES[service]["healthcheck"]["test"]
+    assert kind == "CMD"
+    for before, here in ports.items():
+        assert str(before) in " ".join(words)
+        words = [word.replace(str(before), str(here)) for word in words]
+    words[0] = sys.executable if words[0] == "python" else words[0]
+    environment = {"PATH": f"{BINARIES}:/usr/bin:/bin", **variables}
+    return lambda: subprocess.run(words, env=environment, capture_output=True, check=False).returncode == 0
 
 
 @contextmanager

@@ -5,10 +5,13 @@ by class than those of any new image.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from graftline.bundle.answers import join_answers, report_progress
+from graftline.bundle.ensemble import AnyPredictor, Ensemble
 from graftline.bundle.predictor import Predictor, softmax
 from graftline.bundle.reference import MOST_IMAGES, Observations, Projection, Reference
 from graftline.bundle.save import keep_reference
@@ -31,10 +34,48 @@ def leave_reference(
         source: what it was trained on last; where that knows what its head was given, no image is classified.
         workers: threads that look at the images; 0: one per core.
     """
+    samples, rows, paths = _draw(version)
+    logits, embeddings = _known(predictor, source, samples, rows) or _run(predictor, paths)
+    return _leave(predictor, bundle, version, logits, embeddings, workers)
+
+
+def leave_ensemble_reference(
+    ensemble: Ensemble, bundle: Path, version: DatasetVersion, logits: np.ndarray, workers: int = 0
+) -> Reference:
+    """As ``leave_reference``, for an ensemble, of which the first member alone is run, for its embeddings.
+
+    Args:
+        ensemble: the bundle's.
+        bundle: its directory.
+        version: has the validation images.
+        logits: (N, K) of all of them, calibrated, in the ensemble's order of classes.
+        workers: as for ``leave_reference``.
+    """
+    _, rows, paths = _draw(version)
+    first = replace(ensemble, members=ensemble.members[:1], names=ensemble.names[:1], shares=(1.0,))
+    with counted("Embedding validation images", len(paths)) as advance:
+        embeddings = join_answers(list(report_progress(first.stream(paths, embed=True), advance))).embeddings
+    none = np.empty((len(paths), 0), np.float32)
+    return _leave(ensemble, bundle, version, logits[rows], none if embeddings is None else embeddings, workers)
+
+
+def _draw(version: DatasetVersion) -> tuple[Samples, np.ndarray, list[str]]:
+    """Return the validation images, and numbers and paths of those that the reference is of."""
     samples = version.samples("validation")
     rows = np.sort(order_by_content(samples.sha256)[:MOST_IMAGES])
-    paths = [samples.paths[row] for row in rows]
-    logits, embeddings = _known(predictor, source, samples, rows) or _run(predictor, paths)
+    return samples, rows, [samples.paths[row] for row in rows]
+
+
+def _leave(
+    predictor: AnyPredictor,
+    bundle: Path,
+    version: DatasetVersion,
+    logits: np.ndarray,
+    embeddings: np.ndarray,
+    workers: int,
+) -> Reference:
+    """Put the reference into a bundle, given calibrated logits (N, K) and embeddings (N, E) of the images drawn."""
+    samples, rows, paths = _draw(version)
     labels = version.renumber(samples.labels[rows], predictor.class_names)
     groups = np.unique(np.array(version.groups("validation"), dtype=object)[rows].astype(str), return_inverse=True)[1]
     facts = find_facts(paths, version.decoding, workers).table.to_numpy(np.float32)

@@ -13,6 +13,7 @@ from bundles import change_description, tabulate
 from graftline.backbones.backbone import Backbone
 from graftline.bundle.ensemble import Ensemble, common_decoding, load_predictor, save_ensemble
 from graftline.bundle.grid import log_softmax
+from graftline.bundle.images import ImageLike
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import add_to_card, save_bundle
 from graftline.bundle.verify import find_problem, verify_bundle
@@ -71,6 +72,19 @@ def test_it_predicts_the_weighted_mean_of_its_members(saved: Path, bundle: Path,
     probabilities, reasons = ensemble.predict_readable([files[0], b"", files[1]])
     assert list(reasons) == [1]
     np.testing.assert_allclose(probabilities[[0, 2]], expected[:2], atol=1e-6)
+
+
+def test_its_embeddings_are_those_of_its_first_member(saved: Path, bundle: Path) -> None:
+    """Of the center, which is the first of its five crops; whether they are asked for changes no answer."""
+    files = sorted((bundle / "golden" / "images").iterdir())
+    images: list[ImageLike] = [files[0], b"", *files[1:]]
+    _, expected = Predictor.from_directory(bundle).logits_and_embeddings(files)
+    (plain,), (found,) = (list(load(saved).stream(images, 1000, embed=embed)) for embed in (False, True))
+    assert plain.embeddings is None
+    assert found.embeddings is not None
+    assert np.isnan(found.embeddings[1]).all()
+    np.testing.assert_allclose(np.delete(found.embeddings, 1, axis=0), expected, atol=1e-5)
+    np.testing.assert_array_equal(found.probabilities, plain.probabilities)
 
 
 def test_it_predicts_the_mean_of_logits_where_that_was_asked(
@@ -174,8 +188,8 @@ def test_another_share_is_refused(copy: Path) -> None:
 def test_descriptions_that_cannot_be_are_refused(copy: Path) -> None:
     change_description(copy, crops="d4")
     assert "bundle.json" in verify_bundle(copy).damaged
-    change_description(copy, format=6)
-    with pytest.raises(UserError, match=r"has format 6, but this version of graftline reads .* of formats 4 to 5"):
+    change_description(copy, format=7)
+    with pytest.raises(UserError, match=r"has format 7, but this version of graftline reads .* of formats 4 to 6"):
         load(copy)
     change_description(copy, format=5, crops=None)
     with pytest.raises(UserError, match=r"is damaged \(it has no 'crops'\)"):

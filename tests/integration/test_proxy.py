@@ -5,7 +5,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,20 +14,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import yaml
-from bundles import tiny_bundle
 from http_server import photo
-from tracking_server import DOCKER, TrackingServer, free_port, running
-from workplace import Workplace
+from tracking_server import DOCKER, SERVED_PASSWORD, SERVICES, TrackingServer, free_port, health_check, running
 
 from graftline.pipeline.health.server import check_tracking
 from graftline.tracking.client import connect
 from graftline.tracking.tracking import Tracking
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
-pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed: on Debian, apt-get install nginx")
-PASSWORD = "of tests, not a secret"
-SERVING = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))["services"]["serving"]
+pytestmark = [
+    pytest.mark.skipif(NGINX is None, reason="nginx is not installed: on Debian, apt-get install nginx"),
+    pytest.mark.skipif(shutil.which("wget") is None, reason="wget is not installed: on Debian, apt-get install wget"),
+]
 
 
 class Answer(NamedTuple):
@@ -66,31 +63,6 @@ class Proxy:
             return Answer(error.code, error.headers, error.read())
 
 
-@pytest.fixture(scope="module")
-def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of the service `serving`, run by its command; its health check has passed."""
-    folder, port = tmp_path_factory.mktemp("serving"), free_port()
-    bundle = tiny_bundle(folder / "pets" / "bundle")
-    line: list[str] = [*SERVING["entrypoint"], *SERVING["command"]]
-    program, *words = line
-    assert program == "graftline"
-    replaced = {
-        "port=5001": f"port={port}",
-        "model=${SERVED_MODEL:-images}": f"model={bundle}",
-        "tracking=server": "accelerator=cpu",
-    }
-    assert replaced.keys() <= set(words)
-    command = [sys.executable, "-m", "graftline", *(replaced.get(word, word) for word in words)]
-    probe = [sys.executable, *(word.replace("5001", str(port)) for word in SERVING["healthcheck"]["test"][2:])]
-
-    def is_healthy() -> bool:
-        return subprocess.run(probe, capture_output=True, check=False).returncode == 0
-
-    environment = Workplace(folder).environment() | {"GRAFTLINE_SERVE_PASSWORD": PASSWORD}
-    with running(command, folder / "log", is_healthy, **environment):
-        yield port
-
-
 def make_certificate(folder: Path) -> None:
     """Write a certificate for localhost, as docs/docker.md does for a try."""
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
@@ -116,15 +88,9 @@ def proxy(tracking_server: TrackingServer, serving: int, tmp_path_factory: pytes
         assert before in text
         text = text.replace(before, after)
     (found.folder / "nginx.conf").write_text(text, encoding="utf-8")
-    command = [str(NGINX), "-e", "stderr", "-c", str(found.folder / "nginx.conf"), "-g", "daemon off;"]
-
-    def is_up() -> bool:
-        try:
-            return found.ask(8444, "/ping").status == 200
-        except OSError:
-            return False
-
-    with running(command, found.folder / "log", is_up):
+    _, *words = SERVICES["proxy"]["command"]
+    command = [str(NGINX), *words, "-e", "stderr", "-c", str(found.folder / "nginx.conf")]
+    with running(command, found.folder / "log", health_check("proxy", {8444: found.ports[8444]})):
         yield found
 
 
@@ -136,10 +102,10 @@ def test_the_model_behind_tls(proxy: Proxy) -> None:
     image = {"Content-Type": "image/jpeg"}
     assert proxy.ask(8444, "/").status == 401
     assert proxy.ask(8444, "/predict", photo(0), **image, Authorization=basic("wrong")).status == 401
-    answer = proxy.ask(8444, "/predict", photo(0), **image, Authorization=basic(PASSWORD))
+    answer = proxy.ask(8444, "/predict", photo(0), **image, Authorization=basic(SERVED_PASSWORD))
     assert (answer.status, b"predictions" in answer.content) == (200, True)
     assert answer.headers["Strict-Transport-Security"].startswith("max-age=")
-    large = proxy.ask(8444, "/predict", b"x" * 33_600_000, **image, Authorization=basic(PASSWORD))
+    large = proxy.ask(8444, "/predict", b"x" * 33_600_000, **image, Authorization=basic(SERVED_PASSWORD))
     assert large.status == 413
 
 

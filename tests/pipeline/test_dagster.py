@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tracking_server import health_check
 from workplace import PROJECT, TINY, Workplace
 
 from graftline.pipeline.schedule import DAGSTER, STAGE
@@ -192,6 +193,7 @@ def test_clock_and_sensor_start_runs_one_at_a_time(place: Workplace, server: str
     log = place.root / "dagster.log"
     wait_for(lambda: has_made(server, "dagster/sensor_name"), log)
     wait_for(lambda: has_made(server, "dagster/schedule_name"), log)
+    assert health_check("scheduler", {3000: int(server.rpartition(":")[2])})(), "that of docker/compose.yaml"
     found = runs(server)
     assert {tags["graftline/model"] for _, tags in found} == {"colors"}
     assert [tags["graftline/why"] for _, tags in found if "graftline/why" in tags] == ["60 of 60 files are new"]

@@ -1,5 +1,6 @@
 """The doctor: each check finds what is wrong and names the way out; the stage ends with the exit code that fits."""
 
+import io
 import json
 import subprocess
 import sys
@@ -200,6 +201,14 @@ print(*check_disk([{closed!r}]))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "state='broken'" in done.stdout, done.stderr
     assert "may not be written to; change its owner or rights" in done.stdout
+
+
+@pytest.mark.parametrize(("encoding", "state"), [("UTF-8", "ok"), ("ascii", "warning")])
+def test_locale(encoding: str, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+    monkeypatch.setenv("LC_ALL", "POSIX")
+    (found,) = machine.check_locale()
+    assert (found.state, "set PYTHONUTF8=1, or LC_ALL=C.UTF-8" in found.text) == (state, state == "warning")
 
 
 def test_time_zone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,18 +4,23 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bundles import without_numbers_for_blank
-from drifting import blur, make_model, paint_all
+from drifting import blur, make_model, make_version, paint_all
 from PIL import Image
 from workplace import Workplace
 
+from graftline.bundle.ensemble import Ensemble, save_ensemble
 from graftline.bundle.predictor import Predictor
+from graftline.bundle.verify import verify_bundle
 from graftline.errors import UserError
 from graftline.monitoring.drift import find_drift
 from graftline.monitoring.window import look_at_files
 from graftline.pipeline.bundles.reference import load_reference
 from graftline.pipeline.cli import compose
+from graftline.pipeline.drift import DriftResult
+from graftline.pipeline.training.drift_reference import leave_ensemble_reference
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +39,21 @@ def test_images_like_those_of_the_training_are_no_drift(place: Workplace) -> Non
 
 
 def test_blurred_images_are(place: Workplace) -> None:
-    ran = place.run("drift", "model=./bundle", "images=blurred")
+    ran = place.run("drift", "model=./bundle", "images=blurred", "prometheus=gauges.prom")
     assert ran.code == 0, ran.output
     assert ran.result["outcome"] == "drift"
+    run = place.mlflow.get_run(ran.result["run_id"])
+    assert (run.data.metrics["drift/rings"], run.data.metrics["drift/images"]) == (1, 100)
+    assert {"drift.html", "drift.prom"} <= {item.path for item in place.mlflow.list_artifacts(run.info.run_id)}
+    gauges = (place.root / "gauges.prom").read_text(encoding="utf-8")
+    assert gauges == (ran.directory / "drift.prom").read_text(encoding="utf-8")
+    lines = [line for line in gauges.splitlines() if not line.startswith("#")]
+    values = {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+    model = f'model="{place.root.name}"'
+    assert values[f"graftline_drift{{{model}}}"] == 1
+    sharpness = values[f'graftline_drift_distance{{{model},statistic="sharpness"}}']
+    assert sharpness == pytest.approx(run.data.metrics["drift/sharpness"])
+    assert sharpness > values[f'graftline_drift_limit{{{model},statistic="sharpness"}}']
 
 
 def test_a_damaged_reference_is_refused(place: Workplace) -> None:
@@ -44,6 +61,32 @@ def test_a_damaged_reference_is_refused(place: Workplace) -> None:
     file.write_bytes(file.read_bytes()[:2000])
     ran = place.run("drift", "model=./damaged", "images=same")
     assert (ran.code, "drift.npz is not what was saved: copy or save the bundle again." in ran.output) == (1, True)
+
+
+def test_an_ensemble_is_watched_as_one_model_is(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place.root)
+    version, member = make_version(place.root, 120), place.root / "bundle"
+    bundle = save_ensemble(place.root / "together", [member, member], (0.5, 0.5), "mirror", {"dataset": "squares"})
+    with pytest.raises(UserError, match="is an ensemble of an earlier graftline, without a reference"):
+        load_reference(bundle, "models:/squares/1")
+    ensemble = Ensemble.from_directory(bundle)
+    logits = ensemble.logits(version.samples("validation").paths)
+    reference = leave_ensemble_reference(ensemble, bundle, version, logits)
+    alone = load_reference(member, "").observed
+    np.testing.assert_array_equal(reference.observed.embeddings, alone.embeddings, "those of the first member")
+    np.testing.assert_array_equal(reference.observed.facts, alone.facts)
+    assert verify_bundle(bundle).problem is None
+
+    def rings(name: str, *overrides: str) -> bool:
+        found = compose("drift", ["model=./together", *overrides]).run(place.root / name)
+        assert isinstance(found, DriftResult)
+        return found.drift.rings
+
+    assert [rings(f"of-{name}", f"images={name}") for name in ("same", "blurred")] == [False, True]
+    compose("predict", ["model=./together", "images=blurred", "monitor=seen"]).run(place.root / "predicted")
+    assert rings("of-monitor", "monitor=seen")
+    (bundle / "drift.npz").write_bytes(b"")
+    assert verify_bundle(bundle).damaged == ("drift.npz",)
 
 
 def test_gauges_that_cannot_be_written_are_told_before_images_are_read(place: Workplace) -> None:

@@ -35,6 +35,7 @@ from graftline.bundle.soup import load_networks
 from graftline.errors import UserError
 from graftline.evaluation.predictions import Predictions
 from graftline.features.store import ActivationStore
+from graftline.pipeline.bundles.reference import load_reference
 from graftline.pipeline.cli import compose
 from graftline.pipeline.ensembles.members import Members
 from graftline.pipeline.ensembles.result import EnsembleResult
@@ -98,6 +99,14 @@ def test_members_differ_by_network_then_seed_and_are_averaged(made: EnsembleResu
     found = (ensemble.predict(samples.paths).argmax(axis=1) == samples.labels).mean()
     assert made.metrics["accuracy"]["value"] == pytest.approx(found)
     assert [row.crops for row in made.rows] == ["1", "mirror"]
+
+
+def test_it_holds_what_later_images_are_compared_with(made: EnsembleResult) -> None:
+    reference, samples = load_reference(made.bundle, "it"), made.version.samples("validation")
+    probabilities = made.predictor.predict(samples.paths)
+    np.testing.assert_allclose(reference.observed.confidences, probabilities.max(axis=1), atol=1e-5)
+    np.testing.assert_array_equal(reference.observed.answers, probabilities.argmax(axis=1))
+    np.testing.assert_array_equal(reference.labels, samples.labels)
 
 
 def test_it_is_registered_as_one_model_and_its_members_are_not(made: EnsembleResult, place: Workplace) -> None:

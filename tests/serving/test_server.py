@@ -15,7 +15,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from http_server import CLASS_NAMES, FORM, HttpServer, Load, form, photo, text
+from http_server import CLASS_NAMES, FORM, HttpServer, Load, bomb, form, photo, text
 from mlflow import MlflowClient
 from mlflow.pyfunc.scoring_server.client import ScoringServerClient
 
@@ -155,6 +155,7 @@ MANY = {"images": [text(b"a")] * 10_000}
         ("/explain", b"hello", "image/jpeg", 400, "image 0: it is text"),
         ("/explain", form(photo(1), photo(2)), FORM, 400, "This address takes one image."),
         ("/predict", photo(1)[:300], "image/jpeg", 400, "image 0: "),
+        ("/predict", bomb(90_000), "image/png", 400, "image 0: more than 50,000,000 pixels"),
         ("/predict", b"\0" * 2_000_001, "image/jpeg", 413, "The request is larger than 2 MB"),
         ("/predict", photo(1), "text/plain", 415, "Content-Type is text/plain, but this address takes an image"),
         ("/predict", b"{", "application/json", 400, "The request is no JSON (Expecting property name"),

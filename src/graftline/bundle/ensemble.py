@@ -25,14 +25,14 @@ from graftline.bundle.engines import EngineName
 from graftline.bundle.golden import environment, read_golden
 from graftline.bundle.grid import Average, Grid, mean_logits
 from graftline.bundle.images import ImageLike
-from graftline.bundle.layout import CARD_FILE, GOLDEN_FOLDER, find_damage, hash_files, read_description
+from graftline.bundle.layout import CARD_FILE, GOLDEN_FOLDER, find_damage, hash_files, is_intact, read_description
 from graftline.bundle.predictor import Predictor, softmax
 from graftline.data.decode import Decoding
 from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.files import atomic_directory, digest, write_json
 
-FORMAT, OLDEST = 5, 4  # of an ensemble's bundle.json; one of format 4 averages probabilities
+FORMAT, OLDEST = 6, 4  # of an ensemble's bundle.json; 4 averages probabilities, and before 6 none has a reference
 MEMBERS_FOLDER, REPLAY_FILE, RECORD_FILE = "members", "logits.npy", "golden.json"
 
 _ENTRIES = ("digest", "class_names", "decoding", "crops", "members", "files", "card")
@@ -153,14 +153,17 @@ class Ensemble:
         images: Iterable[ImageLike],
         batch_size: int = 32,
         *,
-        embed: bool = False,  # noqa: ARG002 - as of a predictor; an ensemble gives no embedding
+        embed: bool = False,
     ) -> Generator[Answers, None, None]:
-        """As ``predict_refusing``, but yield the answers batch by batch; see `Predictor.stream`."""
-        with contextlib.closing(self._grid.steps(images, batch_size)) as steps:
-            for found, flaws in steps:
+        """As ``predict_refusing``, but yield the answers batch by batch; see `Predictor.stream`.
+
+        An embedding is the first member's, of an image's first crop.
+        """
+        with contextlib.closing(self._grid.steps(images, batch_size, embed=embed)) as steps:
+            for found, flaws, embeddings in steps:
                 logits = self._mean(found)
-                reasons = find_reasons(flaws, logits)
-                yield Answers(softmax(logits), None, reasons)
+                reasons = find_reasons(flaws, logits, *(() if embeddings is None else (embeddings,)))
+                yield Answers(softmax(logits), None, reasons, embeddings)
 
     def _mean(self, found: np.ndarray) -> np.ndarray:
         """Return the logits (N, K) of the members' (M, 1, N, K)."""
@@ -315,9 +318,7 @@ def find_ensemble_damage(directory: Path) -> list[str]:
     content = read_ensemble(directory)
     entries = content["members"]
     found = [] if content["digest"] == _described_digest(content) else [CARD_FILE]
-    now = hash_files(directory / GOLDEN_FOLDER)
-    saved = {name.removeprefix(f"{GOLDEN_FOLDER}/"): sha for name, sha in content["files"].items()}
-    found += [f"{GOLDEN_FOLDER}/{name}" for name in saved if now.get(name) != saved[name]]
+    found += [name for name, sha in content["files"].items() if not is_intact(directory / name, sha)]
     for entry in entries:
         folder = directory / entry["folder"]
         description = read_description(folder)

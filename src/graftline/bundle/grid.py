@@ -1,7 +1,7 @@
 """Run several networks on several crops of each image, which is decoded once.
 
-Letters: N images, M members, S sets of crops, K classes, n different crops of an image, C channels, h, w size of a
-network's input in px.
+Letters: N images, M members, S sets of crops, K classes, n different crops of an image, E numbers of an embedding,
+C channels, h, w size of a network's input in px.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from graftline.augment.crops import CROP_SETS, Cut, check, cut
 from graftline.augment.preprocess import Preprocessing
 from graftline.bundle.decision import Decision
 from graftline.bundle.images import ImageLike, prepare_ahead, read_pixels, refuse_unreadable
-from graftline.bundle.layout import LOGITS
+from graftline.bundle.layout import EMBEDDING, LOGITS
 from graftline.bundle.predictor import Predictor
 from graftline.data.decode import Decoding
 from graftline.errors import UserError
@@ -30,6 +30,21 @@ Cuts: TypeAlias = Mapping[Preprocessing, Cut]
 
 Average: TypeAlias = Literal["probabilities", "logits"]
 """What of several crops or members is averaged."""
+
+
+class Step(NamedTuple):
+    """What becomes of some images.
+
+    Attributes:
+        logits: (M, S, images, K) float32; those of an unreadable image are NaN.
+        flaws: the name of an unreadable image and the reason, by row.
+        embeddings: (images, E) float32, the first member's of each image's first crop, likewise; None where it gives
+            none, or they were not asked for.
+    """
+
+    logits: np.ndarray
+    flaws: dict[int, tuple[str, str]]
+    embeddings: np.ndarray | None
 
 
 def mean_logits(logits: np.ndarray, shares: np.ndarray, average: Average) -> np.ndarray:
@@ -161,7 +176,7 @@ class Grid:
         )
         whole, done = np.empty(size, dtype=np.float32), 0
         with contextlib.closing(self.steps(images, batch_size)) as steps:
-            for found, flaws in steps:
+            for found, flaws, _ in steps:
                 refuse_unreadable(flaws)
                 number = found.shape[2]
                 if done + number > whole.shape[2]:  # how many images there are was not known
@@ -173,12 +188,16 @@ class Grid:
         return whole[:, :, :done]
 
     def steps(
-        self, images: Iterable[ImageLike], batch_size: int = 32
-    ) -> Generator[tuple[np.ndarray, dict[int, tuple[str, str]]], None, None]:
-        """Yield what ``logits`` returns group by group, and by row the name of an unreadable image and the reason.
+        self, images: Iterable[ImageLike], batch_size: int = 32, *, embed: bool = False
+    ) -> Generator[Step, None, None]:
+        """Yield what ``logits`` returns group by group, and go on where an image cannot be read.
 
-        The logits of an unreadable image are NaN.
+        Args:
+            images: as for ``logits``.
+            batch_size: likewise.
+            embed: whether embeddings are to be among it, where the first member gives some.
         """
+        width = self.members[0].embedding_size if embed else None
         prepared = prepare_ahead(images, self._cut, self.members[0].threads, self._ahead(batch_size))
         with contextlib.closing(prepared):
             for group in _groups(prepared, batch_size):
@@ -187,9 +206,13 @@ class Grid:
                 flaws = {row: (name, item) for row, (name, item) in enumerate(group) if isinstance(item, str)}
                 readable = [row for row in range(len(group)) if row not in flaws]
                 cuts = [item for _, item in group if not isinstance(item, str)]
+                embeddings = None if width is None else np.full((len(group), width), np.nan, dtype=np.float32)
                 for number in range(len(self.members)) if cuts else ():
-                    found[number][:, readable] = self._run(number, cuts, batch_size)
-                yield found, flaws
+                    if number == 0 and embeddings is not None:
+                        found[0][:, readable], embeddings[readable] = self._run(0, cuts, batch_size, embed=True)
+                    else:
+                        found[number][:, readable], _ = self._run(number, cuts, batch_size)
+                yield Step(found, flaws, embeddings)
 
     def passes(self, image: np.ndarray) -> list[list[int]]:
         """Return how many different crops an (H, W, 3) uint8 image has, for each member and set: M times S."""
@@ -200,22 +223,29 @@ class Grid:
         pixels = read_pixels(image, self.decoding)
         return {way: cut(pixels, way, self.crops) for way in self._ways}
 
-    def _run(self, number: int, cuts: Sequence[Cuts], batch_size: int) -> np.ndarray:
-        """Return the logits (S, images, K) of a member."""
+    def _run(
+        self, number: int, cuts: Sequence[Cuts], batch_size: int, *, embed: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return a member's logits (S, images, K), and embeddings (images, E); E is 0 where none are asked for."""
         member = self.members[number]
         own = [one[member.preprocessing] for one in cuts]
         inputs = np.concatenate([one.inputs for one in own])  # (sum of n, C, h, w)
         batches = np.array_split(inputs, math.ceil(len(inputs) / batch_size))
-        found = np.concatenate([member.engine(batch, [LOGITS])[0] for batch in batches])
+        names = [LOGITS, EMBEDDING] if embed else [LOGITS]
+        outputs = (member.engine(batch, names) for batch in batches)
+        found, *embeddings = [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
         logits = member.calibration.apply(found)[:, self._orders[number]]
-        of_images = np.split(logits, np.cumsum([len(one.inputs) for one in own])[:-1])  # each (n, K)
-        return np.stack(
+        starts = np.cumsum([0, *(len(one.inputs) for one in own)])[:-1]
+        of_images = np.split(logits, starts[1:])  # each (n, K)
+        first = embeddings[0][starts] if embed else np.empty((len(own), 0), np.float32)
+        averaged = np.stack(
             [
                 [mean_logits(rows, shares, self.average) for shares in one.shares]
                 for rows, one in zip(of_images, own, strict=True)
             ],
             axis=1,
         )
+        return averaged, first
 
     @cached_property
     def _ways(self) -> list[Preprocessing]:

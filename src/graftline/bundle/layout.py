@@ -109,8 +109,9 @@ def find_damage(directory: Path, content: Mapping[str, Any], *names: str) -> lis
     """
     files: dict[str, str] = content["files"]
     damaged = [] if content["digest"] == bundle_digest(content, files) else [CARD_FILE]
-    for name in names or files:
-        path = directory / name
-        if not path.is_file() or sha256_file(path) != files.get(name):
-            damaged.append(name)
-    return damaged
+    return damaged + [name for name in names or files if not is_intact(directory / name, files.get(name))]
+
+
+def is_intact(file: Path, sha256: str | None) -> bool:
+    """Tell whether a file is there and what was saved."""
+    return file.is_file() and sha256_file(file) == sha256
