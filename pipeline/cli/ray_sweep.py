@@ -4,6 +4,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -18,6 +19,7 @@ from graftline.locks import Lock
 from graftline.pipeline.cli.composed_stage import ComposedStage
 from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_MISTAKE, Outcome, describe_error
 from graftline.pipeline.runs.directory import RunDirectory
+from graftline.ray_board import Board, Reporter
 from graftline.ray_cluster import RayCluster
 
 HERE = {"_target_": "graftline.ray_cluster.NoCluster"}  # of the runs themselves, which are spread already
@@ -94,21 +96,22 @@ def ray_cluster_of(jobs: Sequence[ComposedStage]) -> RayCluster | None:
     return cluster
 
 
-def run_spread(jobs: Sequence[ComposedStage], ray_cluster: RayCluster) -> Iterator[tuple[int, Outcome]]:
-    """Run jobs anew, several at a time; yields the number of each that has ended, and how it did.
+def run_spread(jobs: Sequence[ComposedStage], ray_cluster: RayCluster, board: Board) -> Iterator[tuple[int, Outcome]]:
+    """Run jobs anew, several at a time, and show them; yields the number of each that has ended, and how it did.
 
     The nodes need the output directory, the images and the tracking database, all at the same place.
     """
     ray_cluster.check_shared(jobs[0].directory.parent, [Path.cwd(), *dict.fromkeys(chain(*map(first_file, jobs)))])
     for job in jobs:  # of an earlier command with the same directory
         RunDirectory(job.directory).result.unlink(missing_ok=True)
-    tasks = ((RemoteJob.of(job),) for job in jobs)
+    tasks = ((RemoteJob.of(job), board.reporter(number)) for number, job in enumerate(jobs))
     slots = ray_cluster.slots()
     for number, get in ray_cluster.as_completed(run_job, tasks, slots=slots, seconds_to_end=SECONDS_TO_END):
         try:
             outcome = get()
         except Exception as error:  # a task that was lost for good, or could not begin: the others go on
             outcome = Outcome(EXIT_MISTAKE, describe_error(error))
+        board.end(number)
         yield number, outcome
 
 
@@ -121,17 +124,18 @@ def first_file(job: ComposedStage) -> list[Path]:
     return [*([Path(path)] if Path(path).is_file() else islice(files, 1))]
 
 
-def run_job(remote: RemoteJob) -> Outcome:
-    """Run a job on a worker. One whose worker was lost goes on with its run in MLflow."""
+def run_job(remote: RemoteJob, reporter: Reporter | None = None) -> Outcome:
+    """Run a job on a worker, and report what it is at. One whose worker was lost goes on with its run in MLflow."""
     from graftline.pipeline.cli.sweep import attempt
 
     os.chdir(remote.folder)
     set_variables(remote.variables)
     job = remote.compose()
-    _wait_for_the_earlier(job.directory)  # which may still finish
-    if RunDirectory(job.directory).result.exists():
-        return Outcome(EXIT_DONE)
-    return attempt(job, partial(_begun, earlier=remote.earlier))
+    with nullcontext() if reporter is None else reporter.telling():
+        _wait_for_the_earlier(job.directory)  # which may still finish
+        if RunDirectory(job.directory).result.exists():
+            return Outcome(EXIT_DONE)
+        return attempt(job, partial(_begun, earlier=remote.earlier))
 
 
 def _begun(job: ComposedStage, earlier: Sequence[str]) -> ComposedStage:

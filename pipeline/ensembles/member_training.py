@@ -6,10 +6,11 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from graftline.console import logged, progress, say, show_log
+from graftline.console import logged, say, show_log
 from graftline.data.references import file_of
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.searching.winner import Winner
+from graftline.ray_board import Reporter, shown
 from graftline.ray_cluster import NoCluster, RayCluster
 
 SECONDS_TO_END = 20.0  # that a member which is interrupted may take to say so to MLflow
@@ -84,19 +85,22 @@ def _train_spread(members: Sequence[Member], cluster: RayCluster) -> None:
     cluster.check_shared(first.directory, [Path.cwd(), *([] if image is None else [image])])
     slots = cluster.slots()
     say(f"\nMembers are spread over Ray, {slots.number} at a time; each says what it does in its own log.txt.")
-    tasks = ((str(Path.cwd()), _without_cluster(member)) for member in members)
-    ended = cluster.as_completed(train_on_worker, tasks, slots=slots, seconds_to_end=SECONDS_TO_END)
-    with progress("Members", total=len(members)) as bar, closing(ended):
-        for number, get in ended:
-            member = members[number]
-            name = f"Member {number + 1} of {len(members)}: {member}"
-            try:
-                get()
-            except Exception:
-                say(f"{name}: failed, and the others are interrupted.")
-                raise
-            say(f"{name}: {os.path.relpath(member.directory)}")
-            bar.advance(bar.task_ids[0])
+    names = [f"Member {number} of {len(members)}" for number in range(1, len(members) + 1)]
+    with shown("Members", names) as board:
+        place = str(Path.cwd())
+        tasks = ((place, _without_cluster(one), board.reporter(number)) for number, one in enumerate(members))
+        ended = cluster.as_completed(train_on_worker, tasks, slots=slots, seconds_to_end=SECONDS_TO_END)
+        with closing(ended):
+            for number, get in ended:
+                member = members[number]
+                name = f"{names[number]}: {member}"
+                try:
+                    get()
+                except Exception:
+                    say(f"{name}: failed, and the others are interrupted.")
+                    raise
+                board.end(number)
+                say(f"{name}: {os.path.relpath(member.directory)}")
 
 
 def _without_cluster(member: Member) -> Member:
@@ -105,15 +109,16 @@ def _without_cluster(member: Member) -> Member:
     return replace(member, winner=replace(winner, search=replace(winner.search, cluster=NoCluster())))
 
 
-def train_on_worker(place: str, member: Member) -> None:
+def train_on_worker(place: str, member: Member, reporter: Reporter) -> None:
     """Train a member on a worker; one whose worker was lost goes on with its run in MLflow.
 
     Args:
         place: the directory that paths start from.
         member: which one.
+        reporter: of what it is at.
     """
     os.chdir(place)
     show_log()
     member.directory.mkdir(parents=True, exist_ok=True)
-    with logged(member.directory / "log.txt"):
+    with logged(member.directory / "log.txt"), reporter.telling():
         _train(member)
