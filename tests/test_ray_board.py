@@ -1,8 +1,12 @@
 """What runs on a Ray cluster are at is shown where the command was typed, a line for each."""
 
+import _thread
 import io
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -67,3 +71,35 @@ def test_each_run_has_a_line(terminal: io.StringIO) -> None:
         assert f"Run {number}, Classifying the [test] images, best val accuracy 0.{number}" in told, "it stays"
         assert f" {number}/9" in told
     assert " 2/2" in told
+
+
+@pytest.mark.extras
+@pytest.mark.usefixtures("_alone")
+@pytest.mark.timeout(300)
+def test_a_run_that_is_stopped_ends_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody asks Ray to cancel it, which aborts the command where the run ends in the same moment."""
+    cluster = RayCluster(num_workers=1)
+
+    def train(folder: str, reporter: Reporter) -> None:
+        try:
+            with reporter.telling():
+                Path(folder, "begun").touch()
+                for _ in range(600):
+                    time.sleep(0.1)
+        except KeyboardInterrupt:
+            Path(folder, "stopped").touch()
+
+    slots = cluster.slots()
+    monkeypatch.setattr("ray.cancel", lambda *_, **__: pytest.fail("it is asked to stop"))
+    with shown("Runs", ["Run 0"]) as board:
+        ended = cluster.as_completed(train, [(str(tmp_path), board.reporter(0))], slots=slots, stop=board.stop)
+
+        def interrupt() -> None:
+            while not (tmp_path / "begun").exists():
+                time.sleep(0.05)
+            _thread.interrupt_main()
+
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt), closing(ended):
+            next(ended)
+    assert (tmp_path / "stopped").exists()

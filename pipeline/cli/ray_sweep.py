@@ -23,7 +23,6 @@ from graftline.ray_board import Board, Reporter
 from graftline.ray_cluster import RayCluster
 
 HERE = {"_target_": "graftline.ray_cluster.NoCluster"}  # of the runs themselves, which are spread already
-SECONDS_TO_END = 20.0  # that a run which is interrupted may take to say so to MLflow
 SECONDS_FOR_THE_EARLIER = 30.0  # that a worker which was lost may take to notice and end
 SECONDS_BETWEEN_LOOKS = 0.5
 _VARIABLE = re.compile(r"\$\{oc\.env:\s*(\w+)")
@@ -106,7 +105,7 @@ def run_spread(jobs: Sequence[ComposedStage], ray_cluster: RayCluster, board: Bo
         RunDirectory(job.directory).result.unlink(missing_ok=True)
     tasks = ((RemoteJob.of(job), board.reporter(number)) for number, job in enumerate(jobs))
     slots = ray_cluster.slots()
-    for number, get in ray_cluster.as_completed(run_job, tasks, slots=slots, seconds_to_end=SECONDS_TO_END):
+    for number, get in ray_cluster.as_completed(run_job, tasks, slots=slots, stop=board.stop):
         try:
             outcome = get()
         except Exception as error:  # a task that was lost for good, or could not begin: the others go on

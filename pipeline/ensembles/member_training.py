@@ -13,8 +13,6 @@ from graftline.pipeline.searching.winner import Winner
 from graftline.ray_board import Reporter, shown
 from graftline.ray_cluster import NoCluster, RayCluster
 
-SECONDS_TO_END = 20.0  # that a member which is interrupted may take to say so to MLflow
-
 
 @dataclass(frozen=True)
 class Member:
@@ -89,7 +87,7 @@ def _train_spread(members: Sequence[Member], cluster: RayCluster) -> None:
     with shown("Members", names) as board:
         place = str(Path.cwd())
         tasks = ((place, _without_cluster(one), board.reporter(number)) for number, one in enumerate(members))
-        ended = cluster.as_completed(train_on_worker, tasks, slots=slots, seconds_to_end=SECONDS_TO_END)
+        ended = cluster.as_completed(train_on_worker, tasks, slots=slots, stop=board.stop)
         with closing(ended):
             for number, get in ended:
                 member = members[number]

@@ -1,8 +1,10 @@
-"""What several runs on a Ray cluster are at, shown and logged where the command was typed.
+"""What several runs on a Ray cluster are at, shown and logged where the command was typed, and how they are stopped.
 
-Each run tells an actor (https://docs.ray.io/en/latest/ray-core/actors.html) on this node, which is asked now and then.
+Each run tells an actor (https://docs.ray.io/en/latest/ray-core/actors.html) on this node, which is asked now and then,
+and asks it whether it is to stop.
 """
 
+import _thread
 import socket
 import threading
 import time
@@ -25,6 +27,7 @@ class Reports:
 
     def __init__(self) -> None:
         self._reports: list[tuple[int, str | WorkReport]] = []
+        self._is_over = False
 
     def put(self, number: int, report: str | WorkReport) -> None:
         """Take what a run is at, or the node on which it begins."""
@@ -34,6 +37,14 @@ class Reports:
         """Return the reports, in order, and forget them."""
         taken, self._reports = self._reports, []
         return taken
+
+    def stop(self) -> None:
+        """Keep in mind that all runs are to end."""
+        self._is_over = True
+
+    def is_over(self) -> bool:
+        """Tell whether the runs are to end."""
+        return self._is_over
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,9 @@ class Reporter:
 
     @contextmanager
     def telling(self) -> Iterator[None]:
-        """Tell that the run begins on this node, and during the block what it is at."""
+        """Tell that the run begins on this node, and during the block what it is at; interrupt it if it is to stop."""
+        done = threading.Event()
+        threading.Thread(target=self._listen, args=(done,), daemon=True).start()
         self.reports.put.remote(self.number, socket.gethostname())
         last, told_at = "", 0.0
 
@@ -61,8 +74,24 @@ class Reporter:
                 self.reports.put.remote(self.number, report)
                 last, told_at = report.work, time.monotonic()
 
-        with reported(tell):
-            yield
+        try:
+            with reported(tell):
+                yield
+        finally:
+            done.set()
+
+    def _listen(self, done: threading.Event) -> None:
+        """Interrupt this process once the runs are to stop."""
+        import ray
+
+        while not done.wait(SECONDS_BETWEEN_REPORTS):
+            try:
+                is_over = ray.get(self.reports.is_over.remote())
+            except ray.exceptions.RayError:  # the command has ended, and Ray ends its tasks
+                return
+            if is_over and not done.is_set():
+                _thread.interrupt_main()
+                return
 
 
 class Board:
@@ -88,6 +117,10 @@ class Board:
     def reporter(self, number: int) -> Reporter:
         """Return what tells of a run on its worker."""
         return Reporter(self._reports, number)
+
+    def stop(self) -> None:
+        """Ask all runs to end."""
+        self._reports.stop.remote()
 
     def end(self, number: int) -> None:
         """Take the line of a run away, and count it."""

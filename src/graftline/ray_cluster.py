@@ -36,6 +36,7 @@ R = TypeVar("R")
 SECONDS_BETWEEN_LOOKS = 10.0  # at which nodes there are, while no task ends
 SECONDS_WITHOUT_NODE = 300.0  # that has what a task needs: one that starts again is back by then
 NOT_OURS = "not ours"  # in place of an address: a Ray that others have connected this process with, or none
+SECONDS_TO_END = 20.0  # that a task which is asked to stop may take, as a run to say so to MLflow
 AHEAD = 3  # tasks per worker that are under way: one runs, the others wait beside it, or for their turn to be asked for
 MOST_RETRIES = 5  # of a task whose worker or node was lost: what ends each worker would else be done again for ever
 
@@ -191,7 +192,6 @@ class RayCluster:
         function: Callable[..., R],
         items: Iterable[tuple[Any, ...]],
         slots: Slots | None = None,
-        seconds_to_end: float = 0.0,
     ) -> Iterator[R]:
         """Yield what a function of one of our modules returns for each tuple of arguments, in order.
 
@@ -203,13 +203,12 @@ class RayCluster:
             function: of one of our modules, or of one that the workers have.
             items: its arguments.
             slots: how many tasks run at a time, and on what; None: ``workers``, each on one core.
-            seconds_to_end: that a task which is cancelled may take to end by itself.
 
         Raises:
             UserError: a task raised it, or was lost for good, or no node can run it any more; other errors are raised
                 as they are.
         """
-        with closing(self._ended(function, items, slots, seconds_to_end, in_order=True)) as ended:
+        with closing(self._ended(function, items, slots, None, in_order=True)) as ended:
             for _, get in ended:
                 yield get()
 
@@ -218,23 +217,29 @@ class RayCluster:
         function: Callable[..., R],
         items: Iterable[tuple[Any, ...]],
         slots: Slots | None = None,
-        seconds_to_end: float = 0.0,
+        stop: Callable[[], None] | None = None,
     ) -> Generator[tuple[int, Callable[[], R]], None, None]:
         """As `map`, but yield the number of each item as soon as its task has ended, with what gets the result.
 
         What a task raises, or that it was lost for good, is raised there: the others go on.
 
+        Args:
+            function: as there, like the two that follow.
+            items: as there.
+            slots: as there.
+            stop: asks tasks to end by themselves before they are cancelled; None: nobody can.
+
         Raises:
             UserError: no node can run a task any more.
         """
-        return self._ended(function, items, slots, seconds_to_end, in_order=False)
+        return self._ended(function, items, slots, stop, in_order=False)
 
     def _ended(
         self,
         function: Callable[..., R],
         items: Iterable[tuple[Any, ...]],
         slots: Slots | None,
-        seconds_to_end: float,
+        stop: Callable[[], None] | None,
         *,
         in_order: bool,
     ) -> Generator[tuple[int, Callable[[], R]], None, None]:
@@ -266,10 +271,9 @@ class RayCluster:
                     yield begun[ended], partial(get_result, ended)
                     del begun[ended]
         finally:
-            if running and seconds_to_end > 0:
-                for left in running:
-                    ray.cancel(left)
-                ray.wait(running, num_returns=len(running), timeout=seconds_to_end)
+            if running and stop is not None:  # Ray, asked to interrupt a task that ends in the same moment, aborts us
+                stop()
+                _, running = ray.wait(running, num_returns=len(running), timeout=SECONDS_TO_END)
             for left in running:
                 ray.cancel(left, force=True)
 
