@@ -20,6 +20,7 @@ from graftline.errors import UserError
 from graftline.execution import CORES
 from graftline.ray_connection import (
     check_seen,
+    find_apart,
     get_result,
     knock,
     living_nodes,
@@ -298,14 +299,23 @@ class RayCluster:
         self.connect()
         check_seen(paths)
 
-    def check_shared(self, folder: Path, paths: Sequence[Path]) -> None:
+    def find_apart(self, folder: Path) -> list[str]:
+        """Return the hosts of the nodes that do not see what is written to a folder here."""
+        self.connect()
+        return find_apart(folder)
+
+    def check_shared(self, folder: Path, paths: Sequence[Path], *, why: str = "") -> None:
         """Make sure that each node sees what is written to a folder here, and some files.
 
         Raises:
-            UserError: one does not.
+            UserError: one does not; it ends in ``why``.
         """
-        self.connect()
-        check_seen(paths, shared=folder)
+        for host in self.find_apart(folder):
+            raise UserError(
+                f"Node {host} of the Ray cluster does not see what is written to {folder} here: all nodes need the "
+                f"same output directory, on a file system that they share{why}."
+            )
+        self.check_paths(paths)
 
 
 def _wait_for_one(running: list["ray.ObjectRef"], slots: Slots) -> list["ray.ObjectRef"]:
