@@ -8,6 +8,7 @@ import importlib.util
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -193,6 +194,8 @@ class RayCluster:
         function: Callable[..., R],
         items: Iterable[tuple[Any, ...]],
         slots: Slots | None = None,
+        place: Callable[..., Any] | None = None,
+        ahead: int | None = None,
     ) -> Iterator[R]:
         """Yield what a function of one of our modules returns for each tuple of arguments, in order.
 
@@ -204,12 +207,14 @@ class RayCluster:
             function: of one of our modules, or of one that the workers have.
             items: its arguments.
             slots: how many tasks run at a time, and on what; None: ``workers``, each on one core.
+            place: of the same arguments, tells Ray on which node a task is to run, as `Homes` does; None: on any.
+            ahead: how many items are taken ahead of what was asked for, where ``place`` is given.
 
         Raises:
             UserError: a task raised it, or was lost for good, or no node can run it any more; other errors are raised
                 as they are.
         """
-        with closing(self._ended(function, items, slots, None, in_order=True)) as ended:
+        with closing(self._ended(function, items, slots, None, place, ahead, in_order=True)) as ended:
             for _, get in ended:
                 yield get()
 
@@ -233,7 +238,7 @@ class RayCluster:
         Raises:
             UserError: no node can run a task any more.
         """
-        return self._ended(function, items, slots, stop, in_order=False)
+        return self._ended(function, items, slots, stop, None, None, in_order=False)
 
     def _ended(
         self,
@@ -241,6 +246,8 @@ class RayCluster:
         items: Iterable[tuple[Any, ...]],
         slots: Slots | None,
         stop: Callable[[], None] | None,
+        place: Callable[..., Any] | None,
+        ahead: int | None,
         *,
         in_order: bool,
     ) -> Generator[tuple[int, Callable[[], R]], None, None]:
@@ -251,16 +258,17 @@ class RayCluster:
         options: dict[str, Any] = {"num_cpus": 1} if slots is None else slots.options
         task: Any = ray.remote(**options, max_retries=MOST_RETRIES)(function)
         waiting, begun, running = enumerate(items), dict["ray.ObjectRef", int](), list["ray.ObjectRef"]()
-        most_running, most_begun, look_at = *self._limits(slots), time.monotonic() + SECONDS_BETWEEN_LOOKS
+        most_running, most_begun, look_at = *self._limits(slots, ahead), time.monotonic() + SECONDS_BETWEEN_LOOKS
         try:
             while True:
                 if time.monotonic() >= look_at:  # nodes may have come or gone
-                    most_running, most_begun = self._limits(slots)
+                    most_running, most_begun = self._limits(slots, ahead)
                     look_at = time.monotonic() + SECONDS_BETWEEN_LOOKS
                 while len(running) < most_running and len(begun) < most_begun:
                     if (item := next(waiting, None)) is None:
                         break
-                    result = task.remote(*item[1])
+                    chosen = task if place is None else task.options(scheduling_strategy=place(*item[1]))
+                    result = chosen.remote(*item[1])
                     begun[result] = item[0]
                     running.append(result)
                 if not begun:
@@ -278,7 +286,7 @@ class RayCluster:
             for left in running:
                 ray.cancel(left, force=True)
 
-    def _limits(self, slots: Slots | None) -> tuple[int, float]:
+    def _limits(self, slots: Slots | None, ahead: int | None) -> tuple[int, float]:
         """Return how many tasks may be under way, and with those that have ended; results of trainings are small.
 
         More tasks of one core are under way than run, unless fewer are to run than could.
@@ -287,6 +295,8 @@ class RayCluster:
 
         if slots is not None:
             return slots.number, math.inf
+        if ahead is not None:
+            return ahead, ahead
         cores, workers = int(ray.cluster_resources().get("CPU", 1)), self.workers
         return AHEAD * cores if workers == cores else workers, AHEAD * workers
 
@@ -316,6 +326,27 @@ class RayCluster:
                 f"same output directory, on a file system that they share{why}."
             )
         self.check_paths(paths)
+
+
+class Homes:
+    """Tells which node runs the tasks that read the same, by turns and by the nodes' cores."""
+
+    def __init__(self) -> None:
+        self._homes: dict[str, str] = {}
+        self._tasks = Counter[str]()
+
+    def of(self, what: str) -> Any:
+        """Return how Ray is to choose the node for a task: the one that has read the same, while it lives."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        if what not in self._homes:
+            cores = {one["NodeID"]: one["Resources"].get("CPU", 0) for one in living_nodes()}
+            able = [node for node, count in cores.items() if count >= 1]
+            if not able:
+                return "DEFAULT"
+            self._homes[what] = min(able, key=lambda node: self._tasks[node] / cores[node])
+        self._tasks[self._homes[what]] += 1
+        return NodeAffinitySchedulingStrategy(self._homes[what], soft=True)
 
 
 def _wait_for_one(running: list["ray.ObjectRef"], slots: Slots) -> list["ray.ObjectRef"]:
