@@ -118,8 +118,16 @@ def _train_spread(members: Sequence[Member], cluster: RayCluster) -> list[str]:
                 if not (kept := RunDirectory(member.directory).result).exists():
                     write_json(kept, result)
                 board.end(number)
-                say(f"{name}: {os.path.relpath(member.directory)}")
+                say(f"{name}: {os.path.relpath(member.directory)}{_score(result)}")
     return [_reference(RunDirectory(member.directory)) for member in members]
+
+
+def _score(result: Mapping[str, Any]) -> str:
+    """Return the test accuracy of a result in words, nothing where it has none."""
+    from graftline.evaluation.metrics import format_score  # scikit-learn takes a second
+
+    accuracy = result["metrics"].get("accuracy")
+    return "" if accuracy is None else f", test accuracy {format_score('accuracy', accuracy['value'])}"
 
 
 def _reference(files: RunDirectory) -> str:
