@@ -48,7 +48,7 @@ class Passes:
         self.batcher = ImageBatcher(ActivationRequest(part, EvalTransform(graft.preprocessing), 0, {}))
         first, exported = self.batcher(range(4)), folder / "trunk.onnx"
         here = make_engine(parts.trunk, exported, first, Execution())
-        self.engines = {"local": here, "ray": spread_over(ray_cluster, here, exported)}
+        self.engines = {"local": here, "ray": spread_over(ray_cluster, here, exported, parts.width)}
 
     def seconds(self, engine: Engine) -> float:
         """Return how long an engine takes for all images."""

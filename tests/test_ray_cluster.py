@@ -1,5 +1,6 @@
 """What is told of a cluster that cannot be had, before anything slow; and that Ray is left alone where nobody asks."""
 
+import json
 import os
 import socket
 import subprocess
@@ -190,6 +191,23 @@ def test_each_connection_is_checked(nodes: Nodes, monkeypatch: pytest.MonkeyPatc
     connected = ray.get_runtime_context().get_job_id()
     cluster.connect()
     assert ray.get_runtime_context().get_job_id() == connected, "once"
+
+
+@pytest.mark.extras
+@needs_ray
+@pytest.mark.timeout(300)
+def test_a_cluster_of_another_python_is_told(nodes: Nodes) -> None:
+    """What Ray keeps of the cluster's versions says another one, as if another Python had started its head."""
+    from ray._common.usage.usage_constants import CLUSTER_METADATA_KEY
+    from ray._private.ray_constants import KV_NAMESPACE_CLUSTER
+    from ray._raylet import GcsClient
+
+    client = GcsClient(address=nodes.address)
+    told = json.loads(client.internal_kv_get(CLUSTER_METADATA_KEY, namespace=KV_NAMESPACE_CLUSTER))
+    other = json.dumps({**told, "python_version": "3.10.1"}).encode()
+    client.internal_kv_put(CLUSTER_METADATA_KEY, other, overwrite=True, namespace=KV_NAMESPACE_CLUSTER)
+    with pytest.raises(UserError, match="runs another Python or Ray than this process, which has Python 3"):
+        RayCluster(nodes.address).connect()
 
 
 HEAD, WITH_GPU = {"CPU": 16.0}, {"CPU": 8.0, "GPU": 1.0}

@@ -16,6 +16,7 @@ from graftline.pipeline.runs.choice import is_of_run
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.serving.origin import BundleFolder, ModelSource, Origin, Registered
 from graftline.tracking.registry import NUM_LISTED, Registry
+from graftline.tracking.run_bundle import bundle_of_run
 from graftline.tracking.tracking import Tracking
 
 REGISTERED = "models:/"
@@ -27,7 +28,7 @@ def find_bundle(reference: str, tracking: Tracking) -> Path:
 
     Args:
         reference: the directory of a bundle or of the run that made it, that run's id, ``models:/NAME@ALIAS`` or
-            ``models:/NAME/VERSION``.
+            ``models:/NAME/VERSION``. That of a run whose directory is not on this machine comes by way of MLflow.
         tracking: knows the runs and the names.
 
     Raises:
@@ -37,11 +38,14 @@ def find_bundle(reference: str, tracking: Tracking) -> Path:
     if reference.startswith(REGISTERED):
         return tracking.registry().bundle(reference)
     if (run := RUN.fullmatch(reference)) is not None:
+        tested = tracking.registry().tested_run(run[1])
+        if tested.directory is not None and _is_elsewhere(RunDirectory(tested.directory)):
+            return bundle_of_run(tracking.registry(), run[1])
         files = RunDirectory(tracking.find_output_directory(run[1]))
         bundle = files.bundle
         if not bundle.is_dir():
             raise UserError(f"Run {run[1]} has no bundle in {bundle}: take a run that has trained a model to its end.")
-        if not is_of_run(bundle, tracking.registry().tested_run(run[1])):
+        if not is_of_run(bundle, tested):
             if files.last_run_id == run[1]:
                 raise UserError(
                     f"{bundle} is not the model that run {run[1]} has logged, as after a resume that was interrupted: "
@@ -55,6 +59,11 @@ def find_bundle(reference: str, tracking: Tracking) -> Path:
     directory = Path(reference).expanduser()
     of_run = RunDirectory(directory).bundle
     return of_run if of_run.is_dir() else directory
+
+
+def _is_elsewhere(files: RunDirectory) -> bool:
+    """Tell whether a run has written to the output directory of another machine: here may be its result alone."""
+    return files.last_run_id is None and not files.bundle.is_dir()
 
 
 def find_model_uri(reference: str, tracking: Tracking) -> str | None:

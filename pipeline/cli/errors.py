@@ -3,9 +3,10 @@
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from graftline.console import console
 from graftline.errors import UserError, find_cause, no_access, no_room
@@ -19,6 +20,7 @@ class Outcome(NamedTuple):
 
     code: int  # exit code: 0 done, 1 a mistake, a fault or a bad finding, 130 interrupted
     told: str = ""  # the sentence that says what went wrong
+    result: Mapping[str, Any] | None = None  # of a run on another machine: its result.json
 
 
 def report_error(error: BaseException, directory: Path | None = None) -> str:

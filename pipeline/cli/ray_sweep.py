@@ -4,24 +4,34 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from graftline.data.references import find_url
+from graftline.files import write_json
 from graftline.locks import Lock
 from graftline.pipeline.cli.composed_stage import ComposedStage
 from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_MISTAKE, Outcome, describe_error
 from graftline.pipeline.runs.directory import RunDirectory
+from graftline.pipeline.runs.elsewhere import (
+    discard_result_of_others,
+    find_begun,
+    find_nodes_apart,
+    read_files,
+    work_in,
+)
+from graftline.ray_board import Board, Reporter
 from graftline.ray_cluster import RayCluster
 
 HERE = {"_target_": "graftline.ray_cluster.NoCluster"}  # of the runs themselves, which are spread already
-SECONDS_TO_END = 20.0  # that a run which is interrupted may take to say so to MLflow
 SECONDS_FOR_THE_EARLIER = 30.0  # that a worker which was lost may take to notice and end
 SECONDS_BETWEEN_LOOKS = 0.5
 _VARIABLE = re.compile(r"\$\{oc\.env:\s*(\w+)")
@@ -94,22 +104,35 @@ def ray_cluster_of(jobs: Sequence[ComposedStage]) -> RayCluster | None:
     return cluster
 
 
-def run_spread(jobs: Sequence[ComposedStage], ray_cluster: RayCluster) -> Iterator[tuple[int, Outcome]]:
-    """Run jobs anew, several at a time; yields the number of each that has ended, and how it did.
+def run_spread(jobs: Sequence[ComposedStage], ray_cluster: RayCluster, board: Board) -> Iterator[tuple[int, Outcome]]:
+    """Run jobs anew, several at a time, and show them; yields the number of each that has ended, and how it did.
 
-    The nodes need the output directory, the images and the tracking database, all at the same place.
+    The nodes need the images at the same place, and so the output directory and the tracking database, or a server.
     """
-    ray_cluster.check_shared(jobs[0].directory.parent, [Path.cwd(), *dict.fromkeys(chain(*map(first_file, jobs)))])
+    first = jobs[0].config
+    images = [*dict.fromkeys(chain(*map(first_file, jobs)))]
+    apart = find_nodes_apart(ray_cluster, jobs[0].directory.parent, images, instantiate(first.tracking))
+    files = ray_cluster.share(read_files(_parents(jobs)) if apart else {})
     for job in jobs:  # of an earlier command with the same directory
         RunDirectory(job.directory).result.unlink(missing_ok=True)
-    tasks = ((RemoteJob.of(job),) for job in jobs)
+    tasks = ((RemoteJob.of(job), board.reporter(number), files) for number, job in enumerate(jobs))
     slots = ray_cluster.slots()
-    for number, get in ray_cluster.as_completed(run_job, tasks, slots=slots, seconds_to_end=SECONDS_TO_END):
+    for number, get in ray_cluster.as_completed(run_job, tasks, slots=slots, stop=board.stop):
         try:
             outcome = get()
         except Exception as error:  # a task that was lost for good, or could not begin: the others go on
             outcome = Outcome(EXIT_MISTAKE, describe_error(error))
+        if outcome.result and not (kept := RunDirectory(jobs[number].directory).result).exists():
+            write_json(kept, outcome.result)
+        board.end(number)
         yield number, outcome
+
+
+def _parents(jobs: Sequence[ComposedStage]) -> list[Path]:
+    """Return the files of the dataset versions here from which those of jobs inherit their splits."""
+    newest = [job.config.data for job in jobs if OmegaConf.select(job.config, "data.parent") == "newest"]
+    parents = [instantiate(data).find_parent() for data in newest]
+    return [*dict.fromkeys(file for parent in parents if parent is not None for file in parent.files)]
 
 
 def first_file(job: ComposedStage) -> list[Path]:
@@ -121,24 +144,34 @@ def first_file(job: ComposedStage) -> list[Path]:
     return [*([Path(path)] if Path(path).is_file() else islice(files, 1))]
 
 
-def run_job(remote: RemoteJob) -> Outcome:
-    """Run a job on a worker. One whose worker was lost goes on with its run in MLflow."""
+def run_job(
+    remote: RemoteJob, reporter: Reporter | None = None, files: Mapping[str, bytes] = MappingProxyType({})
+) -> Outcome:
+    """Run a job on a worker. One whose worker was lost goes on with its run in MLflow.
+
+    Args:
+        remote: the job.
+        reporter: of what it is at.
+        files: that it needs, of the machine where the command was typed.
+    """
     from graftline.pipeline.cli.sweep import attempt
 
-    os.chdir(remote.folder)
+    work_in(remote.folder, files)
     set_variables(remote.variables)
     job = remote.compose()
-    _wait_for_the_earlier(job.directory)  # which may still finish
-    if RunDirectory(job.directory).result.exists():
-        return Outcome(EXIT_DONE)
-    return attempt(job, partial(_begun, earlier=remote.earlier))
+    with nullcontext() if reporter is None else reporter.telling():
+        _wait_for_the_earlier(job.directory)  # which may still finish
+        outcome, own = Outcome(EXIT_DONE), RunDirectory(job.directory)
+        discard_result_of_others(own, instantiate(job.config.tracking))
+        if not own.result.exists():
+            outcome = attempt(job, partial(_begun, earlier=remote.earlier))
+        return outcome._replace(result=own.read_result())
 
 
 def _begun(job: ComposedStage, earlier: Sequence[str]) -> ComposedStage:
     """Return a job as it goes on with its run in MLflow, where an earlier worker has begun one."""
-    runs = instantiate(job.config.tracking).find_runs(job.directory) if job.directory.exists() else []
-    begun = [run_id for run_id in runs if run_id not in earlier]
-    return job.with_value("train.resume", begun[0]) if begun else job
+    run_id = find_begun(job.directory, instantiate(job.config.tracking), earlier)
+    return job if run_id is None else job.with_value("train.resume", run_id)
 
 
 def _wait_for_the_earlier(directory: Path) -> None:

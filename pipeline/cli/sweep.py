@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from graftline.console import logged, print_table, progress, say
+from graftline.console import logged, print_table, say
 from graftline.errors import find_cause
 from graftline.pipeline.cli.composed_stage import ComposedStage, DirectoryInUseError
 from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, Outcome, report_error
@@ -17,6 +17,7 @@ from graftline.pipeline.cli.ray_training import RayTraining
 from graftline.pipeline.cli.wording import worded
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.processes import terminate
+from graftline.ray_board import shown
 from graftline.ray_cluster import RayCluster
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
@@ -28,12 +29,25 @@ TRACKED = ("train", "evaluate")  # stages that start a run in MLflow
 def run_all(jobs: Sequence[ComposedStage]) -> int:
     """Run the jobs, those of several grouped under one parent run in MLflow; returns the highest exit code.
 
-    A run that fails does not stop the others; Ctrl-C stops all.
+    A run that fails does not stop the others; Ctrl-C stops all. What is told of several of them is kept in a log.txt of
+    theirs, beside each run's own.
     """
     if len(jobs) == 1:
         return attempt(jobs[0]).code
+    directory = jobs[0].directory.parent
     with worded(jobs[0].config, jobs[0].overrides):
-        return _run_group(jobs)
+        ray_cluster = _cluster_of(jobs)
+    directory.mkdir(parents=True, exist_ok=True)
+    with logged(directory / "log.txt"):
+        try:
+            with worded(jobs[0].config, jobs[0].overrides):
+                return _run_group(jobs, ray_cluster)
+        except KeyboardInterrupt:
+            say(f"Interrupted. {directory}")
+            return EXIT_INTERRUPTED
+        except Exception as error:
+            report_error(error, directory)
+            return EXIT_MISTAKE
 
 
 def attempt(composed: ComposedStage, prepare: Callable[[ComposedStage], ComposedStage] | None = None) -> Outcome:
@@ -62,9 +76,8 @@ def attempt(composed: ComposedStage, prepare: Callable[[ComposedStage], Composed
     return Outcome(EXIT_MISTAKE if result.failed else EXIT_DONE)
 
 
-def _run_group(jobs: Sequence[ComposedStage]) -> int:
-    is_tracked, ray_cluster = jobs[0].name in TRACKED, _cluster_of(jobs)
-    differing = _differing(jobs)
+def _run_group(jobs: Sequence[ComposedStage], ray_cluster: RayCluster | None) -> int:
+    is_tracked, differing = jobs[0].name in TRACKED, _differing(jobs)
     say(f"Several values for a key: one run each{', grouped under one parent run' if is_tracked else ''}.")
     parent = _start_parent(jobs, differing) if is_tracked else None
     codes: dict[int, int] = {}  # by the number of each run that has ended
@@ -110,18 +123,21 @@ def _run_each(jobs: Sequence[ComposedStage], ray_cluster: RayCluster | None) -> 
             yield number, attempt(job).code
         return
     say(f"Spread over Ray, {ray_cluster.slots().number} at a time; each says what it does in its own log.txt.")
-    with progress("Runs", total=len(jobs)) as bar:
-        for number, outcome in run_spread(jobs, ray_cluster):
-            say(f"Run {jobs[number].directory.name}: {' '.join(jobs[number].overrides)}: {_in_words(outcome)}")
-            bar.advance(bar.task_ids[0])
+    with shown("Runs", [f"Run {job.directory.name}" for job in jobs]) as board:
+        for number, outcome in run_spread(jobs, ray_cluster, board):
+            job = jobs[number]
+            say(f"Run {job.directory.name}: {' '.join(job.overrides)}: {_in_words(outcome, job.directory)}")
             yield number, outcome.code
 
 
-def _in_words(outcome: Outcome) -> str:
-    """Return how a run ended, with its reason."""
+def _in_words(outcome: Outcome, directory: Path) -> str:
+    """Return how a run ended, with its score or the reason."""
     if outcome.code == EXIT_INTERRUPTED:
         return "interrupted"
-    return "done" if outcome.code == EXIT_DONE else f"failed. {outcome.told}".rstrip()
+    if outcome.code != EXIT_DONE:
+        return f"failed. {outcome.told}".rstrip()
+    accuracy, interval = _accuracy(directory)
+    return f"done, test accuracy {accuracy} ({interval})" if interval else "done"
 
 
 def _differing(jobs: Sequence[ComposedStage]) -> list[list[str]]:

@@ -1,18 +1,28 @@
 """The trainings of an ensemble's members: one after the other, or several at a time on a Ray cluster."""
 
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from graftline.console import logged, progress, say, show_log
+from graftline.console import logged, say, show_log
 from graftline.data.references import file_of
+from graftline.files import write_json
 from graftline.pipeline.runs.directory import RunDirectory
+from graftline.pipeline.runs.elsewhere import (
+    discard_result_of_others,
+    find_begun,
+    find_nodes_apart,
+    read_files,
+    work_in,
+)
 from graftline.pipeline.searching.winner import Winner
+from graftline.ray_board import Reporter, shown
 from graftline.ray_cluster import NoCluster, RayCluster
-
-SECONDS_TO_END = 20.0  # that a member which is interrupted may take to say so to MLflow
+from graftline.tracking.tracking import Tracking
 
 
 @dataclass(frozen=True)
@@ -36,13 +46,18 @@ class Member:
         """Its output directory."""
         return self.winner.directory / self.folder
 
+    @property
+    def tracking(self) -> Tracking:
+        """Where its run is, below that of the ensemble."""
+        return replace(self.winner.search.tracking, parent_run_id=self.winner.parent_run_id)
+
     def __str__(self) -> str:
         without = "" if self.fold is None else f", without part {self.fold} of the training images"
         return f"{self.winner.backbone.name}, seed {self.seed}{without}"
 
 
 def train_members(members: Sequence[Member], cluster: NoCluster | RayCluster, *, resume: bool = False) -> list[str]:
-    """Train members, and return their directories.
+    """Train members, and return their directories, or the runs of those whose models are on other machines.
 
     Args:
         members: to be trained.
@@ -55,12 +70,12 @@ def train_members(members: Sequence[Member], cluster: NoCluster | RayCluster, *,
     if not resume:
         for member in members:  # of an earlier ensemble in the same directory
             RunDirectory(member.directory).result.unlink(missing_ok=True)
+            shutil.rmtree(RunDirectory(member.directory).bundle, ignore_errors=True)
     if isinstance(cluster, RayCluster):
-        _train_spread(members, cluster)
-    else:
-        for number, member in enumerate(members, 1):
-            say(f"\nMember {number} of {len(members)}: {member}.")
-            _train(member)
+        return _train_spread(members, cluster)
+    for number, member in enumerate(members, 1):
+        say(f"\nMember {number} of {len(members)}: {member}.")
+        _train(member)
     return [str(member.directory) for member in members]
 
 
@@ -70,33 +85,54 @@ def _train(member: Member) -> None:
     if files.result.exists():
         say("It is finished: its bundle was saved before.")
         return
-    run_id = None
-    if files.path.exists():
-        tracking = replace(member.winner.search.tracking, parent_run_id=member.winner.parent_run_id)
-        run_id = next(iter(tracking.find_runs(files.path)), None)
+    run_id = find_begun(files.path, member.tracking) if files.path.exists() else None
     member.winner.train_member(member.folder, member.seed, member.fold, run_id)
 
 
-def _train_spread(members: Sequence[Member], cluster: RayCluster) -> None:
-    """Train members on a cluster, whose nodes need the output directory, the images and the tracking database."""
+def _train_spread(members: Sequence[Member], cluster: RayCluster) -> list[str]:
+    """Train members on a cluster, whose nodes need the images, and the output directory or a tracking server."""
     first = members[0].winner
     image = file_of(first.version.samples("train").paths[0])
-    cluster.check_shared(first.directory, [Path.cwd(), *([] if image is None else [image])])
+    apart = find_nodes_apart(cluster, first.directory, [] if image is None else [image], first.search.tracking)
+    own = RunDirectory(first.directory)
+    needed = [own.config, own.overrides, own.config_dir, *first.version.files]
+    files = cluster.share(read_files(needed) if apart else {})
     slots = cluster.slots()
     say(f"\nMembers are spread over Ray, {slots.number} at a time; each says what it does in its own log.txt.")
-    tasks = ((str(Path.cwd()), _without_cluster(member)) for member in members)
-    ended = cluster.as_completed(train_on_worker, tasks, slots=slots, seconds_to_end=SECONDS_TO_END)
-    with progress("Members", total=len(members)) as bar, closing(ended):
-        for number, get in ended:
-            member = members[number]
-            name = f"Member {number + 1} of {len(members)}: {member}"
-            try:
-                get()
-            except Exception:
-                say(f"{name}: failed, and the others are interrupted.")
-                raise
-            say(f"{name}: {os.path.relpath(member.directory)}")
-            bar.advance(bar.task_ids[0])
+    names = [f"Member {number} of {len(members)}" for number in range(1, len(members) + 1)]
+    left = [number for number, one in enumerate(members) if not RunDirectory(one.directory).result.exists()]
+    with shown("Members", names) as board:
+        place = str(Path.cwd())
+        tasks = ((place, _without_cluster(members[number]), board.reporter(number), files) for number in left)
+        ended = cluster.as_completed(train_on_worker, tasks, slots=slots, stop=board.stop)
+        with closing(ended):
+            for task, get in ended:
+                number = left[task]
+                member = members[number]
+                name = f"{names[number]}: {member}"
+                try:
+                    result = get()
+                except Exception:
+                    say(f"{name}: failed, and the others are interrupted.")
+                    raise
+                if not (kept := RunDirectory(member.directory).result).exists():
+                    write_json(kept, result)
+                board.end(number)
+                say(f"{name}: {os.path.relpath(member.directory)}{_score(result)}")
+    return [_reference(RunDirectory(member.directory)) for member in members]
+
+
+def _score(result: Mapping[str, Any]) -> str:
+    """Return the test accuracy of a result in words, nothing where it has none."""
+    from graftline.evaluation.metrics import format_score  # scikit-learn takes a second
+
+    accuracy = result["metrics"].get("accuracy")
+    return "" if accuracy is None else f", test accuracy {format_score('accuracy', accuracy['value'])}"
+
+
+def _reference(files: RunDirectory) -> str:
+    """Return the directory of a member, or its run where its bundle is on another machine."""
+    return str(files.path if files.bundle.is_dir() else files.read_result()["run_id"])
 
 
 def _without_cluster(member: Member) -> Member:
@@ -105,15 +141,19 @@ def _without_cluster(member: Member) -> Member:
     return replace(member, winner=replace(winner, search=replace(winner.search, cluster=NoCluster())))
 
 
-def train_on_worker(place: str, member: Member) -> None:
-    """Train a member on a worker; one whose worker was lost goes on with its run in MLflow.
+def train_on_worker(place: str, member: Member, reporter: Reporter, files: Mapping[str, bytes]) -> dict[str, Any]:
+    """Train a member on a worker, and return its result; one whose worker was lost goes on with its run in MLflow.
 
     Args:
         place: the directory that paths start from.
         member: which one.
+        reporter: of what it is at.
+        files: that it needs, of the machine where the command was typed.
     """
-    os.chdir(place)
+    work_in(place, files)
     show_log()
     member.directory.mkdir(parents=True, exist_ok=True)
-    with logged(member.directory / "log.txt"):
+    with logged(member.directory / "log.txt"), reporter.telling():
+        discard_result_of_others(RunDirectory(member.directory), member.tracking)
         _train(member)
+    return RunDirectory(member.directory).read_result()

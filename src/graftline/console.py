@@ -4,9 +4,8 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from rich.cells import cell_len
 from rich.console import Console, NewLine
@@ -19,7 +18,18 @@ T = TypeVar("T")
 Advance: TypeAlias = Callable[[int], None]
 """Moves a progress bar on by the number of items just done."""
 
+
+class WorkReport(NamedTuple):
+    """What a process is at."""
+
+    work: str  # in words
+    done: int  # of its items
+    total: int
+    best: str = ""  # the best score so far, in words; empty: not known
+
+
 _log_files: list[Path] = []  # where what is printed is kept: in the last one
+_listeners: list[Callable[[WorkReport], None]] = []  # the last one is told what this process is at
 
 
 class LoggedConsole(Console):
@@ -79,6 +89,22 @@ def logged(file: Path) -> Iterator[None]:
 
 
 @contextmanager
+def reported(listener: Callable[[WorkReport], None]) -> Iterator[None]:
+    """Tell a listener during the block what this process is at."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.pop()
+
+
+def report_work(report: WorkReport) -> None:
+    """Tell whoever listens what this process is at."""
+    for listener in _listeners[-1:]:
+        listener(report)
+
+
+@contextmanager
 def progress(description: str, total: int) -> Iterator[Progress]:
     """Show a progress bar with count and time left while the block runs; yields it with its one task (id 0) started."""
     if not console.is_terminal:  # a log file gets a line, not a bar
@@ -99,9 +125,15 @@ def progress(description: str, total: int) -> Iterator[Progress]:
 
 @contextmanager
 def counted(description: str, total: int) -> Iterator[Advance]:
-    """Show a progress bar while the block runs; yields what moves it on."""
+    """Show a progress bar while the block runs, and report the work; yields what moves it on."""
     with progress(description, total) as bar:
-        yield partial(bar.advance, bar.task_ids[0])
+
+        def advance(number: int) -> None:
+            bar.advance(bar.task_ids[0], number)
+            report_work(WorkReport(description, int(bar.tasks[0].completed), total))
+
+        advance(0)
+        yield advance
 
 
 def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:

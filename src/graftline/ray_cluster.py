@@ -8,6 +8,7 @@ import importlib.util
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from graftline.errors import UserError
 from graftline.execution import CORES
 from graftline.ray_connection import (
     check_seen,
+    find_apart,
     get_result,
     knock,
     living_nodes,
@@ -36,6 +38,7 @@ R = TypeVar("R")
 SECONDS_BETWEEN_LOOKS = 10.0  # at which nodes there are, while no task ends
 SECONDS_WITHOUT_NODE = 300.0  # that has what a task needs: one that starts again is back by then
 NOT_OURS = "not ours"  # in place of an address: a Ray that others have connected this process with, or none
+SECONDS_TO_END = 20.0  # that a task which is asked to stop may take, as a run to say so to MLflow
 AHEAD = 3  # tasks per worker that are under way: one runs, the others wait beside it, or for their turn to be asked for
 MOST_RETRIES = 5  # of a task whose worker or node was lost: what ends each worker would else be done again for ever
 
@@ -191,7 +194,8 @@ class RayCluster:
         function: Callable[..., R],
         items: Iterable[tuple[Any, ...]],
         slots: Slots | None = None,
-        seconds_to_end: float = 0.0,
+        place: Callable[..., Any] | None = None,
+        ahead: int | None = None,
     ) -> Iterator[R]:
         """Yield what a function of one of our modules returns for each tuple of arguments, in order.
 
@@ -203,13 +207,14 @@ class RayCluster:
             function: of one of our modules, or of one that the workers have.
             items: its arguments.
             slots: how many tasks run at a time, and on what; None: ``workers``, each on one core.
-            seconds_to_end: that a task which is cancelled may take to end by itself.
+            place: of the same arguments, tells Ray on which node a task is to run, as `Homes` does; None: on any.
+            ahead: how many items are taken ahead of what was asked for, where ``place`` is given.
 
         Raises:
             UserError: a task raised it, or was lost for good, or no node can run it any more; other errors are raised
                 as they are.
         """
-        with closing(self._ended(function, items, slots, seconds_to_end, in_order=True)) as ended:
+        with closing(self._ended(function, items, slots, None, place, ahead, in_order=True)) as ended:
             for _, get in ended:
                 yield get()
 
@@ -218,23 +223,31 @@ class RayCluster:
         function: Callable[..., R],
         items: Iterable[tuple[Any, ...]],
         slots: Slots | None = None,
-        seconds_to_end: float = 0.0,
+        stop: Callable[[], None] | None = None,
     ) -> Generator[tuple[int, Callable[[], R]], None, None]:
         """As `map`, but yield the number of each item as soon as its task has ended, with what gets the result.
 
         What a task raises, or that it was lost for good, is raised there: the others go on.
 
+        Args:
+            function: as there, like the two that follow.
+            items: as there.
+            slots: as there.
+            stop: asks tasks to end by themselves before they are cancelled; None: nobody can.
+
         Raises:
             UserError: no node can run a task any more.
         """
-        return self._ended(function, items, slots, seconds_to_end, in_order=False)
+        return self._ended(function, items, slots, stop, None, None, in_order=False)
 
     def _ended(
         self,
         function: Callable[..., R],
         items: Iterable[tuple[Any, ...]],
         slots: Slots | None,
-        seconds_to_end: float,
+        stop: Callable[[], None] | None,
+        place: Callable[..., Any] | None,
+        ahead: int | None,
         *,
         in_order: bool,
     ) -> Generator[tuple[int, Callable[[], R]], None, None]:
@@ -245,16 +258,17 @@ class RayCluster:
         options: dict[str, Any] = {"num_cpus": 1} if slots is None else slots.options
         task: Any = ray.remote(**options, max_retries=MOST_RETRIES)(function)
         waiting, begun, running = enumerate(items), dict["ray.ObjectRef", int](), list["ray.ObjectRef"]()
-        most_running, most_begun, look_at = *self._limits(slots), time.monotonic() + SECONDS_BETWEEN_LOOKS
+        most_running, most_begun, look_at = *self._limits(slots, ahead), time.monotonic() + SECONDS_BETWEEN_LOOKS
         try:
             while True:
                 if time.monotonic() >= look_at:  # nodes may have come or gone
-                    most_running, most_begun = self._limits(slots)
+                    most_running, most_begun = self._limits(slots, ahead)
                     look_at = time.monotonic() + SECONDS_BETWEEN_LOOKS
                 while len(running) < most_running and len(begun) < most_begun:
                     if (item := next(waiting, None)) is None:
                         break
-                    result = task.remote(*item[1])
+                    chosen = task if place is None else task.options(scheduling_strategy=place(*item[1]))
+                    result = chosen.remote(*item[1])
                     begun[result] = item[0]
                     running.append(result)
                 if not begun:
@@ -266,14 +280,13 @@ class RayCluster:
                     yield begun[ended], partial(get_result, ended)
                     del begun[ended]
         finally:
-            if running and seconds_to_end > 0:
-                for left in running:
-                    ray.cancel(left)
-                ray.wait(running, num_returns=len(running), timeout=seconds_to_end)
+            if running and stop is not None:  # Ray, asked to interrupt a task that ends in the same moment, aborts us
+                stop()
+                _, running = ray.wait(running, num_returns=len(running), timeout=SECONDS_TO_END)
             for left in running:
                 ray.cancel(left, force=True)
 
-    def _limits(self, slots: Slots | None) -> tuple[int, float]:
+    def _limits(self, slots: Slots | None, ahead: int | None) -> tuple[int, float]:
         """Return how many tasks may be under way, and with those that have ended; results of trainings are small.
 
         More tasks of one core are under way than run, unless fewer are to run than could.
@@ -282,6 +295,8 @@ class RayCluster:
 
         if slots is not None:
             return slots.number, math.inf
+        if ahead is not None:
+            return ahead, ahead
         cores, workers = int(ray.cluster_resources().get("CPU", 1)), self.workers
         return AHEAD * cores if workers == cores else workers, AHEAD * workers
 
@@ -294,14 +309,44 @@ class RayCluster:
         self.connect()
         check_seen(paths)
 
-    def check_shared(self, folder: Path, paths: Sequence[Path]) -> None:
+    def find_apart(self, folder: Path) -> list[str]:
+        """Return the hosts of the nodes that do not see what is written to a folder here."""
+        self.connect()
+        return find_apart(folder)
+
+    def check_shared(self, folder: Path, paths: Sequence[Path], *, why: str = "") -> None:
         """Make sure that each node sees what is written to a folder here, and some files.
 
         Raises:
-            UserError: one does not.
+            UserError: one does not; it ends in ``why``.
         """
-        self.connect()
-        check_seen(paths, shared=folder)
+        for host in self.find_apart(folder):
+            raise UserError(
+                f"Node {host} of the Ray cluster does not see what is written to {folder} here: all nodes need the "
+                f"same output directory, on a file system that they share{why}."
+            )
+        self.check_paths(paths)
+
+
+class Homes:
+    """Tells which node runs the tasks that read the same, by turns and by the nodes' cores."""
+
+    def __init__(self) -> None:
+        self._homes: dict[str, str] = {}
+        self._tasks = Counter[str]()
+
+    def of(self, what: str) -> Any:
+        """Return how Ray is to choose the node for a task: the one that has read the same, while it lives."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        if what not in self._homes:
+            cores = {one["NodeID"]: one["Resources"].get("CPU", 0) for one in living_nodes()}
+            able = [node for node, count in cores.items() if count >= 1]
+            if not able:
+                return "DEFAULT"
+            self._homes[what] = min(able, key=lambda node: self._tasks[node] / cores[node])
+        self._tasks[self._homes[what]] += 1
+        return NodeAffinitySchedulingStrategy(self._homes[what], soft=True)
 
 
 def _wait_for_one(running: list["ray.ObjectRef"], slots: Slots) -> list["ray.ObjectRef"]:

@@ -99,36 +99,29 @@ def _make_look() -> Callable[[list[str], list[str]], tuple[str, str | None, list
     return look
 
 
-def check_seen(paths: Sequence[Path], shared: Path | None = None) -> None:
-    """Make sure that all nodes see some files, and what is written to a folder here.
-
-    Args:
-        paths: the files.
-        shared: the folder, which is made if need be.
+def check_seen(paths: Sequence[Path]) -> None:
+    """Make sure that all nodes see some files.
 
     Raises:
         UserError: one does not.
     """
-    marks = [] if shared is None else [shared / f".graftline-{uuid4().hex}"]
-    try:
-        for mark in marks:
-            mark.parent.mkdir(parents=True, exist_ok=True)
-            mark.touch()
-        nodes = look_at_nodes([*marks, *paths])
-    finally:
-        for mark in marks:
-            mark.unlink(missing_ok=True)
-    for host, _, unseen, _ in nodes:
-        if unseen and unseen[0] in [str(mark.absolute()) for mark in marks]:
-            raise UserError(
-                f"Node {host} of the Ray cluster does not see what is written to {shared} here: all nodes need the "
-                "same output directory, on a file system that they share."
-            )
+    for host, _, unseen, _ in look_at_nodes(paths):
         if unseen:
             raise UserError(
                 f"Node {host} of the Ray cluster does not see {unseen[0]}: all nodes need the images at the same "
                 "place, by a file system that they share."
             )
+
+
+def find_apart(folder: Path) -> list[str]:
+    """Return the hosts of the nodes that do not see what is written to a folder here, which is made if need be."""
+    mark = folder / f".graftline-{uuid4().hex}"
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        return [node.host for node in look_at_nodes([mark]) if node.unseen]
+    finally:
+        mark.unlink(missing_ok=True)
 
 
 def warn_of_variables(nodes: Sequence[Node]) -> None:

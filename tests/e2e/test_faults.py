@@ -187,5 +187,8 @@ def test_several_values_are_several_runs_under_one_parent(workplace: Workplace, 
     assert {run.info.status for run in runs} == {"FINISHED"}
     (directory,) = workplace.root.glob("outputs/train/*")
     assert {"0", "1"} <= {path.name for path in directory.iterdir()}
-    table = ran.output[ran.output.rindex("2 runs") :].splitlines()
+    log = (directory / "log.txt").read_text()
+    assert "Run 1: " in log
+    assert "train loss" not in log, "which each run's own log has"
+    table = log[log.rindex("2 runs") :].splitlines()
     assert [line.split()[:2] for line in table[2:4]] == [["0", "seed=0"], ["1", "seed=1"]]

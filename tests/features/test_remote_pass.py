@@ -9,18 +9,26 @@ import albumentations
 import numpy as np
 import pytest
 import torch
+from file_server import serve
+from ingested import ingest
 from ray_nodes import Nodes, start_nodes
 from torch import Tensor, nn
 
+from conftest import COLORS, paint
 from graftline.augment.policy import Augment, EvalTransform, Policy
 from graftline.augment.preprocess import Preprocessing
+from graftline.data.ingest import Ingest
+from graftline.data.shards.write import write_shards
+from graftline.data.sources.folder import Folder
+from graftline.data.sources.shards import Shards
+from graftline.data.split import Split
 from graftline.data.version import Samples
 from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.features import remote_pass, segment
 from graftline.features.cache import ActivationRequest, Features
 from graftline.features.engine import Batches, Engine, make_engine
-from graftline.features.remote_pass import spread_over
+from graftline.features.remote_pass import SHARDS_PER_NODE, spread_over
 from graftline.files import sha256_file
 from graftline.ray_cluster import RayCluster
 
@@ -69,7 +77,7 @@ def test_a_node_that_is_killed_changes_nothing(nodes: Nodes, samples: Samples, t
         return make_engine(trunk, tmp_path / "trunk.onnx", images, Execution(threads=1))
 
     def spread(images: Tensor) -> Engine:
-        engine = spread_over(ray_cluster, here(images), tmp_path / "trunk.onnx")
+        engine = spread_over(ray_cluster, here(images), tmp_path / "trunk.onnx", 4 * 16 * 16)
         assert engine.run_all is not None
         assert "2 workers of Ray" in engine.runs_on
         run_all = engine.run_all
@@ -105,4 +113,43 @@ def test_what_a_task_raises_is_told(nodes: Nodes, samples: Samples, tmp_path: Pa
     with pytest.raises(UserError, match=f"{missing} could be read at ingest but not now"):
         list(ray_cluster.map(remote_pass.compute, [(file.read_bytes(), one, [4])]))
     assert engine.is_exported
+    nodes.remove_all()
+
+
+def test_each_shard_at_a_url_is_downloaded_by_one_node(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("aiohttp", reason="of the extra remote: pip install graftline[remote]")
+    for number in range(400):
+        file = tmp_path / "colors" / ("red", "blue")[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        paint(COLORS[file.parent.name], number, size=16).save(file)
+    listing = Ingest("colors", str(tmp_path / "colors"), Folder(), Split()).list_images()
+    size = sum(Path(path).stat().st_size + 2048 for path in listing.images["path"])
+    write_shards(listing.images, listing.class_names, tmp_path / "out", "colors", size // 9, 1)
+    assert len([*tmp_path.glob("out/*.tar")]) >= 2 * SHARDS_PER_NODE
+    caches = [tmp_path / name for name in ("first", "second")]
+    for cache in caches:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+        nodes.add(1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "here"))
+    trunk = nn.Flatten()
+
+    def here(images: Tensor) -> Engine:
+        return make_engine(trunk, tmp_path / "trunk.onnx", images, Execution(threads=1))
+
+    def spread(images: Tensor) -> Engine:
+        return spread_over(RayCluster(nodes.address), here(images), tmp_path / "trunk.onnx", 3 * 16 * 16)
+
+    with serve(tmp_path) as url:
+        version = ingest(tmp_path / "data", Path(f"{url}/out"), Shards(workers=1)).version
+        wanted = [ActivationRequest(version.samples("train"), EvalTransform(PREPROCESSING), 0, {"network": "flat"})]
+        tail = nn.Linear(3 * 16 * 16, 3)
+        (actual,) = Features(directory=str(tmp_path / "spread")).open(wanted, spread, tail, 3 * 16 * 16)
+        (expected,) = Features(directory=str(tmp_path / "local")).open(wanted, here, tail, 3 * 16 * 16)
+    np.testing.assert_array_equal(np.asarray(actual.array), np.asarray(expected.array))
+    first, second = ({file.name for file in cache.glob("graftline/remote/*.tar")} for cache in caches)
+    assert first
+    assert second
+    assert not first & second
     nodes.remove_all()

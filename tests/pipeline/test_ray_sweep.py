@@ -1,5 +1,6 @@
 """A sweep on Ray: a run whose worker or node is killed goes on, and there is one run of each."""
 
+import re
 import signal
 import subprocess
 import threading
@@ -43,6 +44,15 @@ def test_a_node_that_is_killed_loses_no_run(workplace: Workplace, color_folder: 
         output = process.communicate(timeout=SECONDS)[0]
     assert process.returncode == 0, output
     check_runs(workplace, output, 60)
+    (log,) = workplace.root.glob("outputs/train/*/log.txt")
+    told = log.read_text()
+    for number in (0, 1):
+        assert f"Run {number}: begins on node " in told
+        assert re.search(rf"^Run {number}: .*seed={number}.*: done, test accuracy \d", told, re.MULTILINE)
+    assert told.count("has left the Ray cluster") == 1
+    assert len(re.findall(r"^Run [01]: goes on on node .*, as its worker was lost\.$", told, re.MULTILINE)) == 1
+    assert "2 runs\n" in told, "the comparison"
+    assert "train loss" not in told, "which each run's own log has"
 
 
 def start_sweep(
@@ -141,6 +151,8 @@ def test_ctrl_c_ends_all_runs(workplace: Workplace, color_folder: Path) -> None:
     assert experiment is not None
     runs = workplace.mlflow.search_runs([experiment.experiment_id])
     assert [run.info.status for run in runs] == ["KILLED"] * 3
+    (log,) = workplace.root.glob("outputs/train/*/log.txt")
+    assert log.read_text().splitlines()[-1].startswith("Interrupted. ")
 
 
 def test_what_a_run_fails_of_is_told_here(workplace: Workplace, color_folder: Path) -> None:

@@ -25,6 +25,7 @@ from graftline.tracking.client import connect
 from graftline.tracking.names import LEASE, PARENT_VERSION
 from graftline.tracking.registry import RegisteredVersion, Registry
 from graftline.tracking.run import Run
+from graftline.tracking.run_bundle import bundle_of_run
 from graftline.tracking.tracking import Tracking
 
 
@@ -128,6 +129,29 @@ def test_a_bundle_is_downloaded_once(
     assert paths == [paths[0]] * 3
     assert digest_directory(paths[0]) == digest_directory(bundle)
     assert digest_directory(bundle) in str(paths[0].relative_to(cache))
+
+
+def test_the_bundle_of_a_run_whose_directory_is_on_another_machine(
+    server: Server, directory: Path, bundle: Path, photo: bytes, cache: Path, tmp_path: Path
+) -> None:
+    run_id = register(server.uri, directory, bundle, photo, name="elsewhere")
+    changed = tmp_path / "changed" / "bundle"
+    shutil.copytree(bundle, changed)
+    (changed / "note.txt").write_text("of the same run, resumed")
+    tracking = Tracking(uri=server.uri, system_metrics=False)
+    with tracking.start(run_name="x", experiment="pets", directory=directory, tags={}, resume_run_id=run_id) as run:
+        assert run.log_model(changed, registered_name=None, input_example=photo, metrics={})
+    shutil.rmtree(directory)
+    path = bundle_of_run(tracking.registry(), run_id, cache)
+    assert digest_directory(path) == digest_directory(changed)
+    assert bundle_of_run(tracking.registry(), run_id, cache) == path
+    (path / "model.onnx").write_bytes(b"another")
+    with pytest.raises(UserError, match=f"is not the bundle that run {run_id} has logged: remove that folder"):
+        bundle_of_run(tracking.registry(), run_id, cache)
+    with tracking.start(run_name="none", experiment="pets", directory=directory, tags={}) as run:
+        pass
+    with pytest.raises(UserError, match=rf"Run {run.id} has its output in .*, which is not here, and no model in the"):
+        bundle_of_run(tracking.registry(), run.id, cache)
 
 
 @pytest.mark.long

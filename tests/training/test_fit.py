@@ -16,6 +16,7 @@ from timm.data import Mixup
 
 from graftline.augment.policy import EvalTransform
 from graftline.augment.preprocess import Preprocessing
+from graftline.console import WorkReport, reported
 from graftline.data.loaders import Batch, Loaders, make_loader
 from graftline.data.version import Samples
 from graftline.errors import DivergenceError, UserError
@@ -75,8 +76,8 @@ def _trainer(epochs: int = 5, **changes: Any) -> Callable[..., pl.Trainer]:
 
 def _fit(module: GraftModule, directory: Path, epochs: int = 5, **changes: Any) -> FitHistory:
     own = {field.name: changes.pop(field.name) for field in fields(FitOptions) if field.name in changes}
-    arguments: dict[str, Any] = {"make_trainer": _trainer(epochs), "loaders": _cached_loaders(), **changes}
-    return fit(module, directory=FitDirectory(directory), options=FitOptions(**own), show_progress=False, **arguments)
+    arguments: dict[str, Any] = {"make_trainer": _trainer(epochs), "loaders": _cached_loaders(), "show_progress": False}
+    return fit(module, directory=FitDirectory(directory), options=FitOptions(**own), **{**arguments, **changes})
 
 
 class _Told(FitEvents):
@@ -120,6 +121,16 @@ class _Steps(pl.Callback):
         trainer, _, outputs, batch, _ = arguments
         noted = (float(outputs["loss"]), len(batch["label"]))
         self.epochs.setdefault(trainer.current_epoch, []).append(noted)
+
+
+def test_it_tells_how_many_epochs_are_done_and_what_the_best_came_to(tmp_path: Path) -> None:
+    heard = list[WorkReport]()
+    with reported(heard.append):
+        history = _fit(_module(_head()), tmp_path, epochs=3, show_progress=True)
+        _fit(_module(_head()), tmp_path / "trial", epochs=3)  # one that nobody is shown
+    assert [(one.work, one.done, one.total) for one in heard] == [("training", done, 3) for done in range(4)]
+    assert heard[0].best == ""
+    assert heard[-1].best == f"best val accuracy {history.best['val/accuracy']:.3f}"
 
 
 def test_the_training_loss_is_the_mean_over_the_images_of_all_batches(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ class Ingest:
     ) -> IngestResult:
         """Write the version of the images that `look` has seen; run anew if another process has written one since."""
         with self._alone():
-            now, then = (None if one is None else one.summary for one in (self._find_parent(), seen.parent))
+            now, then = (None if one is None else one.summary for one in (self.find_parent(), seen.parent))
             if now == then:
                 return self._write(seen)
         return self.run(needed, check_classes)
@@ -162,7 +162,7 @@ class Ingest:
         if check_classes is not None:
             check_classes(listing.class_names)
         with self._alone():
-            parent = self._find_parent()
+            parent = self.find_parent()
             listing = self._check(listing, parent)  # one name for all three, as each takes hundreds of bytes per image
             listing = self._divide(listing, parent, needed)
             yield listing
@@ -201,7 +201,7 @@ class Ingest:
         if is_given:
             listing = replace(listing, images=listing.images[listing.images["split"] == split])
         with self._alone():
-            parent, draft = self._find_parent(), None
+            parent, draft = self.find_parent(), None
             checked = as_model._check(listing, parent)
             if split is None:
                 draft = self._divide_as_trained(checked, parent, trained)
@@ -249,7 +249,7 @@ class Ingest:
     def _check_settings(self) -> None:
         """Make sure that what is named is there, settings of decoding go together, and nothing is missing."""
         if self.parent != "newest":
-            self._find_parent()  # it says what is wrong with it, as do decisions
+            self.find_parent()  # it says what is wrong with it, as do decisions
         if self.decisions is not None:
             read_decisions(Path(self.decisions).expanduser())
         if self.decode.range is not None and self.decode.percentiles is not None:
@@ -272,7 +272,7 @@ class Ingest:
     def _require_splits(self, images: pd.DataFrame, needed: Sequence[str]) -> None:
         planned = self.split.planned(images)
         lacking = [split for split in needed if split not in planned]
-        parent = self._find_parent() if lacking else None
+        parent = self.find_parent() if lacking else None
         for split in lacking:
             if parent is None or split not in set(parent.history()["split"]):
                 raise lacking_split(split, f": give Split.{split} a share above 0")
@@ -323,7 +323,8 @@ class Ingest:
         log_version(version, is_new)
         return IngestResult(version, findings, is_new)
 
-    def _find_parent(self) -> DatasetVersion | None:
+    def find_parent(self) -> DatasetVersion | None:
+        """Return the version whose images keep their splits; None where there is none."""
         if self.parent == "none":
             return None
         if self.parent == "newest":

@@ -73,6 +73,16 @@ def find_url(path: str | os.PathLike[str]) -> str | None:
     return None if match is None else f"{match[1]}://{match[2]}"
 
 
+def shard_url(reference: str | os.PathLike[str]) -> str | None:
+    """Return the URL of the shard that an image lies in; None for any other image.
+
+    >>> shard_url("s3://pets/a.tar/00000000512+3+1f2e3d4c/cats/1.jpg"), shard_url("cats/1.jpg")
+    ('s3://pets/a.tar', None)
+    """
+    place = find_place(reference)
+    return None if place is None else find_url(place.shard)
+
+
 def open_image(reference: str | os.PathLike[str]) -> io.BytesIO | io.BufferedReader:
     """Open an image.
 

@@ -11,13 +11,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import chain
+from itertools import chain, groupby
 from operator import itemgetter
 
 import numpy as np
 from torch import Tensor, nn
 
 from graftline.console import Advance, counted
+from graftline.data.references import shard_url
 from graftline.data.version import Samples
 from graftline.errors import UserError
 from graftline.features.activation_table import ActivationTable, Matrix, Placement
@@ -315,8 +316,11 @@ class CacheFill:
         def batches() -> Iterator[tuple[ImageBatcher, list[int]]]:
             for wanted, rows in chain([first], groups):
                 sizes.append(len(rows))
-                for start in range(0, len(rows), engine.batch_size):
-                    yield wanted.batcher, rows[start : start + engine.batch_size]
+                paths = wanted.request.samples.paths
+                for _, of_shard in groupby(rows, key=lambda row: shard_url(paths[row])):
+                    part = list(of_shard)
+                    for start in range(0, len(part), engine.batch_size):
+                        yield wanted.batcher, part[start : start + engine.batch_size]
 
         parts: list[np.ndarray] = []
         for part in run(engine, batches()):

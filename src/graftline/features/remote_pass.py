@@ -8,66 +8,100 @@ Letters: B batch, F numbers per image that the trunk gives, n images of a task.
 
 import logging
 import tempfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from graftline.backbones.onnx import open_session
-from graftline.data.references import file_of
+from graftline.data.references import file_of, shard_url
 from graftline.data.version import Samples
-from graftline.features.engine import Batches, Engine
+from graftline.features.engine import CPU_BATCH, Batches, Engine
 from graftline.features.frozen_pass import ActivationRequest, ImageBatcher
-from graftline.ray_cluster import RayCluster
+from graftline.ray_cluster import Homes, RayCluster
 
 logger = logging.getLogger(__name__)
 
+AHEAD_BYTES = 2_000_000_000  # of activations that wait for their turn, on all nodes
+SHARDS_PER_NODE = 4  # at least, so that nodes with fewer shards than others do not stand idle for long
 BATCHES = 8  # of a task: seconds of work, beside which a few milliseconds of Ray's do not count
 
 
-def spread_over(ray_cluster: RayCluster, engine: Engine, exported: Path) -> Engine:
+def spread_over(ray_cluster: RayCluster, engine: Engine, exported: Path, width: int) -> Engine:
     """Return an engine whose batches are computed by the cluster.
 
     Args:
         ray_cluster: the cluster.
         engine: as it would run here; one that is not ONNX Runtime stays here.
         exported: the trunk as an ONNX file.
+        width: F.
     """
     if not engine.is_exported:
         logger.warning(f"The frozen network runs on {engine.runs_on}, which is not spread over Ray.")
         return engine
     content = exported.read_bytes()
-    workers = ray_cluster.workers
+    workers, homes = ray_cluster.workers, Homes()
+
+    def place_of(trunk: Any, request: ActivationRequest, sizes: Sequence[int]) -> Any:  # noqa: ARG001 - as `compute` has
+        """Return where a task runs: on the node that has read its shard."""
+        return homes.of(shard_url(request.samples.paths[0]) or "")
 
     def run_all(batches: Batches) -> Iterator[np.ndarray]:
+        parts = _in_tasks(batches)
+        if (first := next(parts, None)) is None:
+            return
+        images, rows = first[0], first[1][0]
+        file = file_of(images.request.samples.paths[rows[0]])
+        ray_cluster.check_paths([] if file is None else [file])
         sizes: deque[list[int]] = deque()
         trunk = ray_cluster.share(content)
 
         def tasks() -> Iterator[tuple[Any, ActivationRequest, list[int]]]:
-            for images, parts in _in_tasks(batches):
-                if not sizes:
-                    file = file_of(images.request.samples.paths[parts[0][0]])
-                    ray_cluster.check_paths([] if file is None else [file])
-                sizes.append([len(rows) for rows in parts])
-                yield trunk, _part(images.request, [row for rows in parts for row in rows]), sizes[-1]
+            for images, parts_of_task in chain([first], parts):
+                sizes.append([len(rows) for rows in parts_of_task])
+                yield trunk, _part(images.request, [row for rows in parts_of_task for row in rows]), sizes[-1]
 
-        for activations in ray_cluster.map(compute, tasks()):
+        ahead = _count_ahead(ray_cluster, images.request.samples.paths, width)
+        place = None if ahead is None else place_of
+        for activations in ray_cluster.map(compute, tasks(), place=place, ahead=ahead):
             yield from np.split(activations, np.cumsum(sizes.popleft())[:-1])
 
     return replace(engine, runs_on=f"{engine.runs_on}, spread over {workers} workers of Ray", run_all=run_all)
 
 
+def _count_ahead(ray_cluster: RayCluster, paths: Sequence[str], width: int) -> int | None:
+    """Return how many tasks are to be under way so that each node reads shards of its own.
+
+    None where nothing is gained: not all images lie in shards at URLs, these are too few to give each node as many, or
+    their activations too large to wait for their turn.
+    """
+    nodes = sum(node.get("CPU", 0) >= 1 for node in ray_cluster.resources())
+    if nodes < 2 or ray_cluster.num_workers is not None or shard_url(paths[0]) is None:
+        return None
+    images = Counter(shard_url(path) for path in paths)
+    if None in images or len(images) < SHARDS_PER_NODE * nodes:
+        return None
+    of_task = BATCHES * CPU_BATCH
+    ahead = (nodes + 1) * -(-max(images.values()) // of_task)
+    return ahead if ahead * of_task * 4 * width <= AHEAD_BYTES else None
+
+
 def _in_tasks(batches: Batches) -> Iterator[tuple[ImageBatcher, list[Sequence[int]]]]:
-    """Yield several batches of the same request at a time."""
-    for images, group in groupby(batches, key=lambda batch: batch[0]):
+    """Yield several batches at a time, of the same request and, at a URL, of the same shard."""
+    for (images, _), group in groupby(batches, key=lambda one: (one[0], shard_url(_path(*one)))):
         rows = (rows for _, rows in group)
         while part := [one for _, one in zip(range(BATCHES), rows, strict=False)]:
             yield images, part
+
+
+def _path(images: ImageBatcher, rows: Sequence[int]) -> str:
+    """Return the path of a batch's first image."""
+    return images.request.samples.paths[rows[0]]
 
 
 def _part(request: ActivationRequest, rows: Sequence[int]) -> ActivationRequest:

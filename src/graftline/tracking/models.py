@@ -57,6 +57,11 @@ def send(client: MlflowClient, run_id: str, directory: Path, record: Record, *, 
     return f"models:/{version.name}/{version.version}"
 
 
+def files_digest(model: LoggedModel) -> str:
+    """Return the digest of a bundle's files, as it was logged with the model that `send` has made of it."""
+    return str(model.tags[_IDENTITY]).rpartition("-")[2]
+
+
 def size(client: MlflowClient, version: ModelVersion) -> int:
     """Return the bytes of a registered version's files, 0 where they are not those of a model that was sent."""
     model = _model_of(client, version)

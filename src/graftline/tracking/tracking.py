@@ -45,6 +45,11 @@ class Tracking:
     artifacts: str | None = None
     parent_run_id: str | None = None
 
+    @property
+    def is_server(self) -> bool:
+        """Whether a server takes the files of runs, also from other machines."""
+        return self.uri.startswith(("http://", "https://"))
+
     def check(self) -> None:
         """Make sure that MLflow answers, before minutes of other work.
 
@@ -147,6 +152,20 @@ class Tracking:
         query = f'tags.`{OUTPUT_DIRECTORY}` = "{ours}"' if parent is None else f"tags.`{PARENT_RUN}` = '{parent}'"
         runs = client.search_runs(places, query, max_results=10_000)
         return [str(run.info.run_id) for run in runs if run.data.tags.get(OUTPUT_DIRECTORY) == ours]
+
+    def mark_lost(self, run_id: str) -> None:
+        """Mark a run as failed that is still going, as MLflow has it, and whose machine is lost.
+
+        Raises:
+            UserError: MLflow does not answer within 10 s.
+        """
+        from graftline.tracking.client import absolute_uri, connect_checked
+
+        def end(client: MlflowClient) -> None:
+            if client.get_run(run_id).info.status == "RUNNING":
+                client.set_terminated(run_id, "FAILED")
+
+        connect_checked(absolute_uri(self.uri), end)
 
     def _experiment(self, name: str) -> tuple[MlflowClient, str]:
         """Return a client and the id of the experiment ``name``, which is created if missing."""

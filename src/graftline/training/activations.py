@@ -66,7 +66,9 @@ def engine_maker(setup: PassSetup, plan: FreezePlan, parts: Cut) -> Callable[[Te
 
     def make(images: Tensor) -> Engine:
         engine = make_engine(parts.trunk, exported, images, execution)
-        return spread_over(setup.cluster, engine, exported) if isinstance(setup.cluster, RayCluster) else engine
+        if not isinstance(setup.cluster, RayCluster):
+            return engine
+        return spread_over(setup.cluster, engine, exported, parts.width)
 
     return make
 

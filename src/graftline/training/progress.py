@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from graftline.console import console
+from graftline.console import WorkReport, console, report_work
 from graftline.training.divergence import check_divergence
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.module import GraftModule
@@ -55,6 +55,7 @@ class FitProgress(pl.Callback):
         self._task = self._bar.add_task("training", total=batches * (trainer.max_epochs or 1), figures="")
         self._batches = batches * trainer.current_epoch
         self._bar.start()
+        self._report(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
         """Start the epoch's clock."""
@@ -85,6 +86,7 @@ class FitProgress(pl.Callback):
         if trainer.is_global_zero:
             self._events.on_epoch(metrics, trainer.global_step)
             self._tell(metrics, trainer.max_epochs or 1)
+            self._report(trainer)
         check_divergence(metrics, _graft(pl_module).network, trainer.optimizers[0])
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
@@ -106,6 +108,13 @@ class FitProgress(pl.Callback):
     def _draw(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._drawn = time.perf_counter()
         self._bar.update(self._task, completed=self._batches, figures=self._figures(trainer, module))
+
+    def _report(self, trainer: pl.Trainer) -> None:
+        """Report how many epochs are done, and what the best one came to."""
+        if self._shows:
+            best = min(self.epochs, key=lambda metrics: metrics[MONITOR], default=None)
+            told = "" if best is None else f"best val accuracy {best['val/accuracy']:.3f}"
+            report_work(WorkReport("training", len(self.epochs), trainer.max_epochs or 1, told))
 
     def _tell(self, metrics: Metrics, max_epochs: int) -> None:
         """Log a line now and then, which stays when the bar is gone."""
