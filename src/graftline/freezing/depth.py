@@ -13,8 +13,8 @@ from graftline.backbones.layers import body_groups
 from graftline.freezing.plan import FreezePlan, depth_in_words, plan_from_depth
 from graftline.freezing.rates import head_factor, whole_network_rate
 
-# The head alone: it is new and has nothing to lose, and its epochs cost next to nothing. Twice the rate ends at a higher
-# log loss, half of it leaves the head of a hundred images unfinished (docs/freezing-measurements.md).
+# The head alone: it is new and has nothing to lose, and its epochs cost next to nothing. Twice the rate ends at a
+# higher log loss, half of it leaves the head of a hundred images unfinished (docs/freezing-measurements.md).
 HEAD_EPOCHS, HEAD_RATE = 30, 0.005
 
 # Images per step. A step of a head costs next to nothing; where more is trained, small sets need the steps:
