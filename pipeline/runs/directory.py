@@ -138,6 +138,11 @@ class RunDirectory:
         return self.path / "test"
 
     @property
+    def validation(self) -> Path:
+        """Folder of the predictions on the validation split, where all of it was classified."""
+        return self.path / "validation"
+
+    @property
     def augmentation(self) -> Path:
         """The picture of one training image, augmented."""
         return self.path / "augment.png"
@@ -166,7 +171,7 @@ class RunDirectory:
         """Remove what an earlier run here decided, trained and found, which a new run must not go on with."""
         for file in (self.dataset, self.freeze_decision, self.policy_choice, self.measurement, self.result):
             file.unlink(missing_ok=True)
-        for folder in (self.checkpoints, self.test):
+        for folder in (self.checkpoints, self.test, self.validation):
             shutil.rmtree(folder, ignore_errors=True)
 
 

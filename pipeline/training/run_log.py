@@ -14,7 +14,7 @@ from graftline.freezing.rule import FreezeDecision
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.training.result import TrainOutcome, print_measurement, print_policy_choice
 from graftline.report.cost_tables import to_json
-from graftline.tracking.names import FROZEN_DIGEST, VALIDATION_ACCURACY, VALIDATION_LOSS
+from graftline.tracking.names import FROZEN_DIGEST, PREDICTIONS, VALIDATION, VALIDATION_ACCURACY, VALIDATION_LOSS
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.optimizers import optimizer_class
@@ -153,11 +153,13 @@ def log_policy_choice(run: "Run", choice: PolicyChoice, files: RunDirectory) -> 
 
 
 def log_calibration(run: "Run", outcome: TrainOutcome) -> None:
-    """Log how the probabilities are calibrated and what that does to validation images it was not fitted on."""
+    """Log how the probabilities are calibrated, what that does to validation images it was not fitted on, and those."""
     fit = outcome.adjusted.calibration
     values = {"temperature": fit.calibration.temperature, "log_loss_change": fit.log_loss_change}
     metrics = {f"calibration/{name}": value for name, value in values.items() if value is not None}
     run.log_metrics(metrics, step=outcome.trained.history.steps)
+    if outcome.adjusted.validation is not None:
+        run.log_artifact(outcome.adjusted.validation.save(outcome.files.validation / PREDICTIONS), VALIDATION)
 
 
 def log_freeze_check(run: "Run", outcome: TrainOutcome) -> None:
