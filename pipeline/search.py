@@ -46,7 +46,7 @@ from graftline.search.history import ScoreFiles, SearchHistory
 from graftline.search.ledger import TimeLedger, format_seconds
 from graftline.search.options import SearchOptions
 from graftline.search.rounds import PREPARE_SECONDS, TrainingImages
-from graftline.tracking.names import STAGE
+from graftline.tracking.dead_runs import end_dead_runs
 from graftline.training.budget import average_seconds, check_budget, end_seconds, seconds_per_image
 from graftline.training.forecast import time_pass
 from graftline.training.setup import TrainingSetup
@@ -60,6 +60,7 @@ logger = logging.getLogger(__name__)
 START_SECONDS = 5.0  # imports and configuration, before the stage runs
 END_SECONDS = 5.0  # table and picture, after the winner's training
 SURE_SHARE = 0.8  # of the time left, in which the winner's pass must fit: it is measured once more when it is trained
+STAGE_NAME = "search"
 HEAD_ALONE = "There is no time left but for the head of the winner."
 
 
@@ -188,13 +189,16 @@ class Search(Train):
         return candidates
 
     def _start_search(self, setup: TrainingSetup, files: RunDirectory) -> "Run":
+        experiment = self.tracking.experiment or setup.version.name
+        if dead := end_dead_runs(self.tracking.registry(), experiment, STAGE_NAME):
+            say(f"Marked as KILLED, since their process is gone: {', '.join(dead)}.")
         run = self.tracking.start_group(
             name=self.name or f"search {self.minutes:g} min seed{self.seed}",
             experiment=setup.version.name,
             directory=files.path,
+            stage=STAGE_NAME,
         )
         run.log_dataset(setup.version)
-        run.set_tags({STAGE: "search"})
         return run
 
     def _score_files(self, setup: TrainingSetup, files: RunDirectory) -> ScoreFiles:

@@ -176,6 +176,24 @@ def test_each_candidate_has_a_run_that_hears_of_each_score(tmp_path: Path) -> No
     assert ended.data.tags["graftline.outcome"] == "chosen"
 
 
+def test_a_search_ends_the_runs_of_one_that_was_killed(
+    make_winner: MakeWinner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search, _, setup = make_winner()
+    search = replace(search, tracking=Tracking(uri=f"sqlite:///{tmp_path / 'mlflow.db'}", system_metrics=False))
+    client, runs = MlflowClient(search.tracking.uri, search.tracking.uri), list[str]()
+    for name in ("killed", "next"):
+        run = search._start_search(setup, RunDirectory(tmp_path / name))
+        told = capsys.readouterr().out
+        assert (
+            (f"Marked as KILLED, since their process is gone: {runs[0]}." in told) if runs else ("KILLED" not in told)
+        )
+        run._outbox.close()
+        run._outbox._thread.join()
+        runs.append(run.id)
+    assert [client.get_run(one).info.status for one in runs] == ["KILLED", "RUNNING"]
+
+
 def test_a_search_goes_on_without_runs_of_its_candidates(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
     away = Tracking(uri=f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}")
