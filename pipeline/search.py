@@ -5,6 +5,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from graftline.augment.crops import check as check_crops
 from graftline.backbones.backbone import Backbone
 from graftline.console import say, warn
 from graftline.data.version import DatasetVersion
-from graftline.errors import TooLittleTimeError, UserError, first_line
+from graftline.errors import TooLittleMemoryError, TooLittleTimeError, UserError, first_line
 from graftline.execution import Execution
 from graftline.features.cut import UncuttableError
 from graftline.freezing.depth import deep_images
@@ -230,6 +231,18 @@ class Search(Train):
     def _train_winner(
         self, winner: Winner, setup: TrainingSetup, ledger: TimeLedger, *, whole: bool
     ) -> tuple[TrainResult, bool]:
+        """Train the winner for the rest of the time, its head alone where the GPU has no room for more.
+
+        Arguments and return value are those of ``_train_in_time``.
+        """
+        with suppress(TooLittleMemoryError):
+            return self._train_in_time(winner, setup, ledger, whole=whole)
+        warn("More than the head of the winner does not fit the GPU's memory: its head alone is trained.")
+        return winner.train_head(), False
+
+    def _train_in_time(
+        self, winner: Winner, setup: TrainingSetup, ledger: TimeLedger, *, whole: bool
+    ) -> tuple[TrainResult, bool]:
         """Train the winner for the rest of the time, its head alone where that is too short.
 
         An interrupt ends the training with the best epoch so far; with its head alone where no epoch is done.
@@ -239,6 +252,7 @@ class Search(Train):
 
         Raises:
             KeyboardInterrupt: the model was saved already, or the process is to end.
+            TooLittleMemoryError: it takes more memory than the GPU has.
         """
         setup = replace(setup, graft=winner.backbone.build(setup.version.class_names))
         seconds = ledger.left - END_SECONDS
@@ -346,7 +360,7 @@ def _is_enough(setup: TrainingSetup, seconds: float) -> bool:
     """Return whether a training of so many seconds would not be refused: end and a pass over the images fit in."""
     try:
         check_budget(setup, SURE_SHARE * (seconds - PREPARE_SECONDS - end_seconds(setup)), seconds / 60)
-    except UserError:
+    except TooLittleTimeError:
         return False
     return True
 

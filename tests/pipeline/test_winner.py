@@ -17,6 +17,7 @@ from timm.models.resnet import ResNet
 from tiny_weights import write_weights
 
 from graftline.backbones.backbone import Backbone
+from graftline.errors import TooLittleMemoryError
 from graftline.evaluation.head_score import HeadScore
 from graftline.freezing.measured import Measured
 from graftline.freezing.rule import FreezeRule
@@ -91,6 +92,27 @@ def test_a_machine_that_becomes_slower_costs_the_depth_and_not_the_model(
     _, was_interrupted = search._train_winner(winner, setup, TimeLedger(180.0), whole=False)
     assert heads == [winner]
     assert not was_interrupted
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_winner_that_does_not_fit_the_gpu_is_trained_by_its_head(
+    members: int, make_winner: MakeWinner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search, winner, setup = make_winner()
+    search = replace(search, search=SearchOptions(members=members))
+
+    def run_out(*_: Any, **__: Any) -> None:
+        raise TooLittleMemoryError
+
+    monkeypatch.setattr(Train, "run", run_out)
+    monkeypatch.setattr("graftline.pipeline.ensemble.MakeEnsemble.run", run_out)
+    heads: list[Winner] = []
+    monkeypatch.setattr(Winner, "train_head", lambda winner: heads.append(winner))
+    _, was_interrupted = search._train_winner(replace(winner, search=search), setup, TimeLedger(180.0), whole=True)
+    assert len(heads) == 1
+    assert not was_interrupted
+    told = " ".join(capsys.readouterr().out.split())
+    assert "More than the head of the winner does not fit the GPU's memory: its head alone is trained." in told
 
 
 @pytest.mark.parametrize("rule", [Measured(), FirstStages(number=1)])

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from graftline.backbones.layers import HEAD, body_groups, group_names
-from graftline.errors import DivergenceError, UserError
+from graftline.errors import DivergenceError, TooLittleMemoryError, UserError
 from graftline.freezing.depth import (
     FORWARD_PER_STEP,
     HEAD_EPOCHS,
@@ -236,7 +236,7 @@ class _Search:
         return self._context.head_is_live is not None and self._context.head_is_live()
 
     def _first_round(self, head: BoundaryTrial, images: int) -> list[BoundaryTrial]:
-        """Return the trials that did not diverge: first of the other end, then of some boundaries between the two.
+        """Return the trials that came to their end: first of the other end, then of some boundaries between the two.
 
         The loss is taken for a valley over the depth. Where the head is the better end, the way leads down from it for
         as long as that pays; else what lies between is halved each time.
@@ -262,7 +262,10 @@ class _Search:
         image_seconds = self._context.image_seconds
         if image_seconds is None:
             return boundaries[-1]
-        each = self._fits * images * image_seconds()
+        try:
+            each = self._fits * images * image_seconds()
+        except TooLittleMemoryError:  # on a GPU that has no room for the whole network
+            each = math.inf
         quick = [one for one in boundaries if each * self._passes(one, self._epochs) <= LOOK_SECONDS]
         half = [one for one in boundaries if 2 * one <= self._num_groups]
         return min([*quick[-1:], half[0] if half else boundaries[-1]])
@@ -345,7 +348,7 @@ class _Search:
         plan = deep_plan(self._network, frozen_groups, f"tried {describe_boundary(boundary)}", self._epochs)
         try:
             trial = self._try(plan, start, images)
-        except DivergenceError as error:
+        except (DivergenceError, TooLittleMemoryError) as error:
             logger.info(f"  {describe_boundary(boundary)} is left out. {error}")
             return None
         self._trials.append(trial)
