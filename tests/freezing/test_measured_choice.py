@@ -90,8 +90,8 @@ def test_a_depth_that_does_not_fit_the_memory_is_left_out(deepest: int, order: l
     losses = {6: 0.9, 5: 0.4, 3: 0.3, 2: 0.35, 0: 0.4}
     attempt = at_depths(losses, tried, spread=1e-3)
 
-    def run_out(plan: FreezePlan, *rest: Any) -> BoundaryTrial:
-        trial: BoundaryTrial = attempt(plan, *rest)
+    def run_out(plan: FreezePlan, start: BoundaryTrial | None = None, max_images: int | None = None) -> BoundaryTrial:
+        trial: BoundaryTrial = attempt(plan, start, max_images)
         if plan.frozen_groups <= deepest:
             raise TooLittleMemoryError
         return trial

@@ -1,6 +1,7 @@
 """The short fits of whole networks: on training images only, and as long as there is time for."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -184,7 +185,7 @@ def test_one_that_does_not_fit_the_gpu_is_not_compared_and_the_next_is_trained(
     caplog: pytest.LogCaptureFixture,
     when: str,
 ) -> None:
-    forward = EfficientNet.forward_features
+    forward: Callable[[EfficientNet, torch.Tensor], torch.Tensor] = EfficientNet.forward_features
 
     def run_out(network: EfficientNet, x: torch.Tensor) -> torch.Tensor:
         if network.training and (when == "timed" or x.any()):  # black images are timed
