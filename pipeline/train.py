@@ -59,6 +59,7 @@ from graftline.pipeline.training.run_log import (
     log_freeze_check,
     log_policy_choice,
     own_name,
+    statistics_in_words,
     summary,
 )
 from graftline.ray_cluster import NoCluster, RayCluster
@@ -167,7 +168,17 @@ class Train:
             result = self._evaluate(setup, events.source, adjusted.predictor)
             beyond = look_beyond(result, setup.version, files.test, self.evaluation, self.tracking)
             outcome = TrainOutcome(
-                files, self.backbone.name, setup.version, told, trained, adjusted, result, choice, name, beyond
+                files,
+                self.backbone.name,
+                setup.version,
+                told,
+                trained,
+                adjusted,
+                result,
+                choice,
+                name,
+                beyond,
+                statistics_in_words(setup, told),
             )
             model_uri = self._log_outcome(run, outcome)
         return summarize(outcome, run.id, run.url, model_uri)

@@ -9,7 +9,7 @@ from graftline.backbones.cost import NetworkCost, count
 from graftline.console import reworded, say
 from graftline.data.loaders import decode_sample
 from graftline.files import atomic_file, write_json
-from graftline.freezing.batchnorm import statistics
+from graftline.freezing.batchnorm import BatchNormStatistics, statistics
 from graftline.freezing.rule import FreezeDecision
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.training.result import TrainOutcome, print_measurement, print_policy_choice
@@ -25,6 +25,12 @@ from graftline.training.training_source import TrainingSource
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
+
+STATISTICS: Mapping[BatchNormStatistics, str] = {
+    "trained": "BatchNorm's statistics are trained along",
+    "frozen": "BatchNorm keeps the statistics that the weights came with",
+    "adapted": "BatchNorm begins with statistics of the training images",
+}
 
 
 class LoggedEvents(FitEvents):
@@ -82,7 +88,19 @@ def summary(setup: TrainingSetup, decision: FreezeDecision, backbone: str) -> di
         "epochs": "by the clock" if is_timed else sum(plan.epochs for plan in decision.plans),
         "optimizer": optimizer_class(setup.optimizer).__name__,
         "seed": setup.seed,
+        **({"batchnorm": setup.batchnorm} if statistics(setup.graft.network) else {}),
     }
+
+
+def statistics_in_words(setup: TrainingSetup, decision: FreezeDecision) -> str:
+    """Return what becomes of BatchNorm's statistics, beside those of frozen layers, which keep theirs; maybe nothing.
+
+    ``setup.batchnorm`` is what ``freeze.batchnorm=auto`` has come to.
+    """
+    only_head = all(plan.only_head for plan in decision.plans)
+    if not statistics(setup.graft.network) or (only_head and setup.batchnorm != "adapted"):
+        return ""
+    return STATISTICS[setup.batchnorm]
 
 
 def own_name(facts: Mapping[str, str | int]) -> str:
@@ -106,9 +124,8 @@ def log_decision(run: "Run", setup: TrainingSetup, decision: FreezeDecision, fil
             run.log_artifact(save(figure, files.measurement), "freeze")
     for plan in decision.plans:
         say(f"Freeze: {plan.sentence(setup.graft.network)}.")
-    is_deeper = any(not plan.only_head for plan in decision.plans)
-    if is_deeper and setup.frozen_statistics and statistics(setup.graft.network):
-        say("BatchNorm keeps the statistics that the weights came with (freeze.batchnorm).")
+    if setup.frozen_statistics and (sentence := statistics_in_words(setup, decision)):
+        say(f"{sentence} (freeze.batchnorm).")
     run.set_tags({"graftline.freeze": decision.reason})
 
 
