@@ -16,7 +16,9 @@ from omegaconf import OmegaConf
 from timm.models.resnet import ResNet
 from tiny_weights import write_weights
 
+from conftest import paint_mislabeled
 from graftline.backbones.backbone import Backbone
+from graftline.bundle.layout import read_description
 from graftline.errors import TooLittleMemoryError
 from graftline.evaluation.head_score import HeadScore
 from graftline.freezing.measured import Measured
@@ -165,6 +167,25 @@ def test_the_head_alone_is_trained_on_cached_activations_whatever_was_configured
     assert (config.features.cache, config.features.views, config.minutes) == (True, 0, None)
     assert config.name == stage.name
     assert (config.train.mixup_alpha, config.train.cutmix_alpha) == (0.0, 0.0)
+
+
+@pytest.mark.long
+def test_a_winner_that_is_trained_as_a_whole_is_held_against_its_head(
+    make_winner: MakeWinner, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On the validation images, where these suffice to choose by."""
+    images = paint_mislabeled(tmp_path / "images")
+    own = [f"data.path={images}", "data.split.validation=0.4", "trainer.max_epochs=1", "optim.lr=1e-9"]
+    _, winner, setup = make_winner("test_efficientnet", *own, "evaluation.resamples=100", "tracking.register=false")
+    assert setup.version.num_images("validation") > 50
+    with caplog.at_level("INFO", "graftline"):
+        result = winner.train(3.0, lambda _: False, whole=True)
+    assert "; then " in result.facts["freeze"]
+    (difference,) = [one for one in caplog.messages if one.startswith("This phase has ")]
+    checks = sorted((tmp_path / "run" / "train" / "checkpoints").rglob("best.ckpt"))
+    assert len(checks) == 2
+    kept = read_description(result.bundle)["card"]["freeze_plan"]
+    assert (kept["trained_parameters"] < 10_000) == ("too little to keep it" in difference), "the head, or all"
 
 
 def test_each_candidate_has_a_run_that_hears_of_each_score(tmp_path: Path) -> None:
