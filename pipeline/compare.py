@@ -64,9 +64,9 @@ class Compare:
                 f"A comparison needs two models, and Compare.runs leads to {len(chosen.references)}: name another one."
             )
         contenders = with_own_names([find_contender(one, self.tracking) for one in chosen.references])
-        test = CommonTest(contenders[chosen.tested], self.tracking, self.accelerator)
-        models = {one.name: test.predictions(one) for one in contenders}
-        assert len(models) == len(contenders), "each has a name of its own"
+        by_name = {one.name: one for one in contenders}
+        assert len(by_name) == len(contenders), "each has a name of its own"
+        models = CommonTest(by_name, contenders[chosen.tested], self.tracking, self.accelerator)
         comparison = compare(models, self.metric, self.resamples, self.seed)
         print_comparison(comparison)
         figure = save(comparison_figure(comparison), directory / "comparison.png")

@@ -116,12 +116,12 @@ class MakeEnsemble(Train):
         if opened is None:
             self._check_networks(version, files)
         else:
-            _require_version(opened, version)
+            opened.require_version(version)
             opened.warn_of_refusals()
             if not self._wanted.chooses:
                 opened.warn_of_decisions()
         self._check_validation(version)
-        self._keep_to_version(version, files)
+        files.keep_to_version(version, resumed=self.train.resume is not None)
         with self._start_ensemble(version, files) as run:
             again = files.command(program(), "ensemble", f"train.resume={run.id}", group=TRACKED_AT)
             say(f"Run {run.id}; should it be interrupted, {again} goes on with it.")
@@ -254,13 +254,13 @@ class MakeEnsemble(Train):
 
         folder, plain = files.path / "soup", members.uncalibrated()
         logits = self._classify(plain, version)
-        maker = SoupMaker(plain, _labels(plain, version), classify, version)
+        maker = SoupMaker(plain, plain.label_numbers(version), classify, version)
         of_soup = maker.make_uniform(folder) if self.choose == "soup" else maker.make_greedy(logits, folder)
         return members.joined_by(self._open_alone(folder, execution)), np.concatenate([logits, of_soup[None]])
 
     def _select(self, members: Members, logits: np.ndarray, version: DatasetVersion) -> Selection:
         """Choose members by their logits (M, N, K) of the validation images, and print that."""
-        labels, samples = _labels(members, version), version.samples("validation")
+        labels, samples = members.label_numbers(version), version.samples("validation")
         grid = Grid(members.predictors, (self.crops,), version.decoding, members.references, self.average)
         times = measure(grid, samples.paths, self.evaluation.batch_size)[:, 0].tolist()
         if self.choose in SOUPS:
@@ -391,24 +391,3 @@ class MakeEnsemble(Train):
             tags={STAGE: "ensemble"},
             resume_run_id=self.train.resume,
         )
-
-
-def _labels(members: Members, version: DatasetVersion) -> np.ndarray:
-    """Return the labels (N,) of the validation images, in the members' order of classes."""
-    return version.renumber(version.samples("validation").labels, members.predictors[0].class_names)
-
-
-def _require_version(members: Members, version: DatasetVersion) -> None:
-    """Make sure that no member has been trained on the images that choose among them, or test them.
-
-    Raises:
-        UserError: a member was trained on a version with other validation or test images.
-    """
-    held_out = {"validation_digest": version.split_digests["validation"], "test_digest": version.test_digest}
-    for reference, predictor in zip(members.references, members.predictors, strict=True):
-        trained = predictor.card.get("dataset_digest")
-        if trained != version.digest and any(predictor.card.get(key) != held_out[key] for key in held_out):
-            raise UserError(
-                f"{reference} was trained on dataset version {trained}, but the images are now version "
-                f"{version.digest}, of which it may have seen those that test it: leave it out, or train it anew."
-            )

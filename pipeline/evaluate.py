@@ -134,25 +134,13 @@ class Evaluate:
             log_evaluation(run, result, directory, step=0)
             run.log_artifact(report)
             run.describe(self._note(run.id, result, seen))
-        return EvaluateResult(
-            facts={
-                "dataset_digest": version.digest,
-                "run_id": run.id,
-                "model_uri": model_uri,
-                "bundle": self.bundle,
-                "seen_in_training": seen,
-                "worse_slices": slices.flagged,
-            },
-            metrics=result.metrics_json(),
-            table=[
-                ("run", run.url or run.id),
-                ("report", os.path.relpath(report)),
-                ("predictions", os.path.relpath(directory / PREDICTIONS_FILE)),
-                ("images", f"{result.images_per_second:,.0f} per second"),
-            ],
-            evaluation=result,
-            run_id=run.id,
-        )
+        facts = {"model_uri": model_uri, "bundle": self.bundle, "seen_in_training": seen}
+        table = [
+            ("report", os.path.relpath(report)),
+            ("predictions", os.path.relpath(directory / PREDICTIONS_FILE)),
+            ("images", f"{result.images_per_second:,.0f} per second"),
+        ]
+        return _summarize(run, version, result, slices, facts, table)
 
     def _run_grid(self, directory: Path, execution: Execution) -> EvaluateResult:
         """Classify the images with several members or sets of crops, score all combinations and track that."""
@@ -188,26 +176,14 @@ class Evaluate:
             log_evaluation(run, result.whole, directory, step=0)
             log_grid(run, outcome)
             run.log_artifact(report)
-        return EvaluateResult(
-            facts={
-                "dataset_digest": version.digest,
-                "run_id": run.id,
-                "model_uri": model_uri,
-                "members": list(members.references),
-                "seen_in_training": seen,
-                "worse_slices": slices.flagged,
-            },
-            metrics=result.whole.metrics_json(),
-            table=[
-                ("run", run.url or run.id),
-                ("report", os.path.relpath(report)),
-                ("all combinations", os.path.relpath(directory / GRID_TABLE)),
-                ("picture", os.path.relpath(directory / FIGURES_FOLDER / GRID_FIGURE)),
-                ("images", f"{result.whole.images_per_second:,.1f} per second, on all crops"),
-            ],
-            evaluation=result.whole,
-            run_id=run.id,
-        )
+        facts = {"model_uri": model_uri, "members": list(members.references), "seen_in_training": seen}
+        table = [
+            ("report", os.path.relpath(report)),
+            ("all combinations", os.path.relpath(directory / GRID_TABLE)),
+            ("picture", os.path.relpath(directory / FIGURES_FOLDER / GRID_FIGURE)),
+            ("images", f"{result.whole.images_per_second:,.1f} per second, on all crops"),
+        ]
+        return _summarize(run, version, result.whole, slices, facts, table)
 
     def _known(self, grid: Grid, version: DatasetVersion, split: str) -> dict[int, np.ndarray]:
         """Return what runs have logged of the members, by their numbers."""
@@ -309,6 +285,25 @@ class Evaluate:
             ),
         )
         return write_report(directory, report)
+
+
+def _summarize(
+    run: "Run",
+    version: DatasetVersion,
+    evaluation: EvaluationResult,
+    slices: SliceReport,
+    facts: Mapping[str, Any],
+    table: Sequence[tuple[str, str]],
+) -> EvaluateResult:
+    """Return what goes into ``result.json`` and into the table at the end: what all evaluations have, and more."""
+    common = {"dataset_digest": version.digest, "run_id": run.id, "worse_slices": slices.flagged}
+    return EvaluateResult(
+        facts={**common, **facts},
+        metrics=evaluation.metrics_json(),
+        table=[("run", run.url or run.id), *table],
+        evaluation=evaluation,
+        run_id=run.id,
+    )
 
 
 def _name(reference: str, bundle: Path) -> str:

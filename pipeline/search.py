@@ -5,6 +5,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from graftline.augment.crops import check as check_crops
 from graftline.backbones.backbone import Backbone
 from graftline.console import say, warn
 from graftline.data.version import DatasetVersion
-from graftline.errors import TooLittleTimeError, UserError, first_line
+from graftline.errors import TooLittleMemoryError, TooLittleTimeError, UserError, first_line
 from graftline.execution import Execution
 from graftline.features.cut import UncuttableError
 from graftline.freezing.depth import deep_images
@@ -46,7 +47,7 @@ from graftline.search.history import ScoreFiles, SearchHistory
 from graftline.search.ledger import TimeLedger, format_seconds
 from graftline.search.options import SearchOptions
 from graftline.search.rounds import PREPARE_SECONDS, TrainingImages
-from graftline.tracking.names import STAGE
+from graftline.tracking.dead_runs import end_dead_runs
 from graftline.training.budget import average_seconds, check_budget, end_seconds, seconds_per_image
 from graftline.training.forecast import time_pass
 from graftline.training.setup import TrainingSetup
@@ -60,6 +61,7 @@ logger = logging.getLogger(__name__)
 START_SECONDS = 5.0  # imports and configuration, before the stage runs
 END_SECONDS = 5.0  # table and picture, after the winner's training
 SURE_SHARE = 0.8  # of the time left, in which the winner's pass must fit: it is measured once more when it is trained
+STAGE_NAME = "search"
 HEAD_ALONE = "There is no time left but for the head of the winner."
 
 
@@ -188,13 +190,16 @@ class Search(Train):
         return candidates
 
     def _start_search(self, setup: TrainingSetup, files: RunDirectory) -> "Run":
+        experiment = self.tracking.experiment or setup.version.name
+        if dead := end_dead_runs(self.tracking.registry(), experiment, STAGE_NAME):
+            say(f"Marked as KILLED, since their process is gone: {', '.join(dead)}.")
         run = self.tracking.start_group(
             name=self.name or f"search {self.minutes:g} min seed{self.seed}",
             experiment=setup.version.name,
             directory=files.path,
+            stage=STAGE_NAME,
         )
         run.log_dataset(setup.version)
-        run.set_tags({STAGE: "search"})
         return run
 
     def _score_files(self, setup: TrainingSetup, files: RunDirectory) -> ScoreFiles:
@@ -226,6 +231,18 @@ class Search(Train):
     def _train_winner(
         self, winner: Winner, setup: TrainingSetup, ledger: TimeLedger, *, whole: bool
     ) -> tuple[TrainResult, bool]:
+        """Train the winner for the rest of the time, its head alone where the GPU has no room for more.
+
+        Arguments and return value are those of ``_train_in_time``.
+        """
+        with suppress(TooLittleMemoryError):
+            return self._train_in_time(winner, setup, ledger, whole=whole)
+        warn("More than the head of the winner does not fit the GPU's memory: its head alone is trained.")
+        return winner.train_head(), False
+
+    def _train_in_time(
+        self, winner: Winner, setup: TrainingSetup, ledger: TimeLedger, *, whole: bool
+    ) -> tuple[TrainResult, bool]:
         """Train the winner for the rest of the time, its head alone where that is too short.
 
         An interrupt ends the training with the best epoch so far; with its head alone where no epoch is done.
@@ -235,6 +252,7 @@ class Search(Train):
 
         Raises:
             KeyboardInterrupt: the model was saved already, or the process is to end.
+            TooLittleMemoryError: it takes more memory than the GPU has.
         """
         setup = replace(setup, graft=winner.backbone.build(setup.version.class_names))
         seconds = ledger.left - END_SECONDS
@@ -342,7 +360,7 @@ def _is_enough(setup: TrainingSetup, seconds: float) -> bool:
     """Return whether a training of so many seconds would not be refused: end and a pass over the images fit in."""
     try:
         check_budget(setup, SURE_SHARE * (seconds - PREPARE_SECONDS - end_seconds(setup)), seconds / 60)
-    except UserError:
+    except TooLittleTimeError:
         return False
     return True
 

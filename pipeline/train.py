@@ -14,10 +14,9 @@ from graftline.backbones.backbone import Backbone
 from graftline.backbones.families import is_tried
 from graftline.bundle.calibration import UNCALIBRATED
 from graftline.bundle.decision import MOST_PROBABLE
-from graftline.bundle.golden import BundleOptions, choose_golden, read_golden
-from graftline.bundle.layout import read_description
+from graftline.bundle.golden import BundleOptions, choose_golden
 from graftline.bundle.predictor import Predictor
-from graftline.bundle.save import add_to_card, check_savable, save_bundle
+from graftline.bundle.save import check_savable, save_bundle
 from graftline.console import say, warn
 from graftline.data.folds import without_fold
 from graftline.data.ingest import Ingest
@@ -25,7 +24,6 @@ from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.evaluation.decision import DecisionRule, MostProbable
 from graftline.evaluation.evaluation import Evaluation, EvaluationResult
-from graftline.evaluation.metrics import metrics_json
 from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.files import write_json
@@ -33,7 +31,6 @@ from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule
 from graftline.freezing.rules import Nothing
 from graftline.pipeline.dataset_versions.parent import with_parent
 from graftline.pipeline.evaluating.beyond_scores import look_beyond
-from graftline.pipeline.evaluating.scoring import log_evaluation, score_tags, write_evaluation
 from graftline.pipeline.program import program
 from graftline.pipeline.runs.directory import TRACKED_AT, RunDirectory
 from graftline.pipeline.runs.setup import log_setup
@@ -41,29 +38,21 @@ from graftline.pipeline.training.bundle import best_epoch_in_words, card_of, is_
 from graftline.pipeline.training.calibration import Adjustment, Wanted, adjust
 from graftline.pipeline.training.drift_reference import leave_reference
 from graftline.pipeline.training.further_process import announced
-from graftline.pipeline.training.model_card import write_model_card
 from graftline.pipeline.training.neighbors import leave_neighbors
-from graftline.pipeline.training.result import (
-    NOT_TESTED,
-    TrainOutcome,
-    TrainResult,
-    summarize,
-    write_run_report,
-)
+from graftline.pipeline.training.result import NOT_TESTED, TrainOutcome, TrainResult, summarize
 from graftline.pipeline.training.run_log import (
     LoggedEvents,
-    log_best_epoch,
-    log_calibration,
     log_cost,
     log_decision,
-    log_freeze_check,
+    log_outcome,
     log_policy_choice,
     own_name,
+    statistics_in_words,
     summary,
 )
 from graftline.ray_cluster import NoCluster, RayCluster
 from graftline.report.tables import print_scores
-from graftline.tracking.names import BUNDLE_DIGEST, STAGE
+from graftline.tracking.names import STAGE
 from graftline.tracking.tracking import Tracking
 from graftline.training import phases
 from graftline.training.batchnorm import check_statistics, choose_statistics, prepare_statistics
@@ -167,9 +156,19 @@ class Train:
             result = self._evaluate(setup, events.source, adjusted.predictor)
             beyond = look_beyond(result, setup.version, files.test, self.evaluation, self.tracking)
             outcome = TrainOutcome(
-                files, self.backbone.name, setup.version, told, trained, adjusted, result, choice, name, beyond
+                files,
+                self.backbone.name,
+                setup.version,
+                told,
+                trained,
+                adjusted,
+                result,
+                choice,
+                name,
+                beyond,
+                statistics_in_words(setup, told),
             )
-            model_uri = self._log_outcome(run, outcome)
+            model_uri = log_outcome(run, outcome, self.data)
         return summarize(outcome, run.id, run.url, model_uri)
 
     def work(self, directory: Path) -> None:
@@ -232,25 +231,10 @@ class Train:
         """Get the images and build the network."""
         version = with_parent(self.data, self.tracking).run(NEEDED, self.decision.check_classes).version
         self._wanted.check(version.counts()["validation"])
-        self._keep_to_version(version, files)
+        files.keep_to_version(version, resumed=self.train.resume is not None)
         setup = self._set_up(version, execution)
         tell_reduced_jpeg_side(version.samples("train"), setup.graft.preprocessing)
         return setup
-
-    def _keep_to_version(self, version: DatasetVersion, files: RunDirectory) -> None:
-        """Note the dataset version of a new run, and make sure that one that is resumed goes on with its own."""
-        if self.train.resume is None:
-            files.discard_training()
-            write_json(files.dataset, {"digest": version.digest, "directory": str(version.directory.absolute())})
-        elif not files.dataset.exists():
-            raise UserError(
-                "The run was started by an earlier graftline, which noted no dataset version: start it anew."
-            )
-        elif (before := files.read_dataset()["digest"]) != version.digest:
-            raise UserError(
-                f"The images are now dataset version {version.digest}, but the run began with version {before}: "
-                "bring those back, or start a new run."
-            )
 
     def _set_up(self, version: DatasetVersion, execution: Execution) -> TrainingSetup:
         """Build the network, with a new head that depends on the seed only."""
@@ -440,22 +424,3 @@ class Train:
         result = self.evaluation.run(predictor, setup.version, known_logits=known)
         print_scores(result.scores, f"{setup.version.name}: test split")
         return result
-
-    def _log_outcome(self, run: "Run", outcome: TrainOutcome) -> str | None:
-        """Log and register what came of the training; returns the model's URI."""
-        version, result, bundle = outcome.version, outcome.result, outcome.files.bundle
-        add_to_card(bundle, metrics=metrics_json(outcome.scores))
-        values: dict[str, float] = {}
-        if result is not None:
-            write_evaluation(result, outcome.files.test)
-            values = log_evaluation(run, result, outcome.files.test, step=outcome.trained.history.steps)
-        log_calibration(run, outcome)
-        log_freeze_check(run, outcome)
-        log_best_epoch(run, outcome.trained)
-        run.describe(outcome.description(run.id))
-        run.log_artifact(write_run_report(outcome, run.id))
-        write_model_card(bundle, self.data, version, result, run.id, outcome.slices)
-        example = read_golden(bundle)[0][0].read_bytes()  # a made-up image where real ones may not leave
-        run.set_tags({BUNDLE_DIGEST: read_description(bundle)["digest"]})
-        tags = {BUNDLE_DIGEST: read_description(bundle)["digest"], **score_tags(outcome.scores)}
-        return run.log_model(bundle, registered_name=version.name, input_example=example, metrics=values, tags=tags)

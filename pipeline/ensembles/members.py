@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from graftline.bundle.calibration import UNCALIBRATED
 from graftline.bundle.decision import MOST_PROBABLE
 from graftline.bundle.engines import EngineName
@@ -14,6 +16,7 @@ from graftline.bundle.grid import Average
 from graftline.bundle.layout import read_description
 from graftline.bundle.predictor import Predictor
 from graftline.console import warn
+from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.pipeline.bundles.source import find_bundle, open_bundle
@@ -75,6 +78,25 @@ class Members:
         """Return the members as they were before each was calibrated by itself; no digest names them, then."""
         plain = tuple(replace(one, calibration=UNCALIBRATED, digest="") for one in self.predictors)
         return replace(self, predictors=plain)
+
+    def label_numbers(self, version: DatasetVersion) -> np.ndarray:
+        """Return the labels (N,) of the validation images, in the order of classes of the first member."""
+        return version.renumber(version.samples("validation").labels, self.predictors[0].class_names)
+
+    def require_version(self, version: DatasetVersion) -> None:
+        """Make sure that no member has been trained on the images that choose among them, or test them.
+
+        Raises:
+            UserError: a member was trained on a version with other validation or test images.
+        """
+        held_out = {"validation_digest": version.split_digests["validation"], "test_digest": version.test_digest}
+        for reference, predictor in zip(self.references, self.predictors, strict=True):
+            trained = predictor.card.get("dataset_digest")
+            if trained != version.digest and any(predictor.card.get(key) != held_out[key] for key in held_out):
+                raise UserError(
+                    f"{reference} was trained on dataset version {trained}, but the images are now version "
+                    f"{version.digest}, of which it may have seen those that test it: leave it out, or train it anew."
+                )
 
     @property
     def described(self) -> list[str]:

@@ -1,8 +1,9 @@
 """What a comparison is told to compare: a run, a registered model or a directory, and the predictions that it has."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,22 @@ class Contender:
     Attributes:
         name: for people.
         reference: what was typed; leads to its bundle.
-        predictions: what it gave for its test images; None if it has left none.
+        file: what it gave for its test images; None if it has left nothing.
         run_id: of its run in MLflow; None if it is a directory.
     """
 
     name: str
     reference: str
-    predictions: Predictions | None
+    file: Path | None
     run_id: str | None = None
+
+    def predictions(self) -> Predictions | None:
+        """Read what it gave for its test images.
+
+        Raises:
+            UserError: that cannot be read.
+        """
+        return None if self.file is None else Predictions.load(self.file)
 
 
 def find_contender(reference: str, tracking: Tracking) -> Contender:
@@ -45,8 +54,7 @@ def find_contender(reference: str, tracking: Tracking) -> Contender:
         tracking: knows the runs and the models.
 
     Raises:
-        UserError: it leads nowhere, to an evaluation on images that trained the model, or to predictions that cannot
-            be read.
+        UserError: it leads nowhere, or to an evaluation on images that trained the model.
     """
     if not reference.startswith(REGISTERED) and RUN.fullmatch(reference) is None:
         return _in_directory(reference)
@@ -59,7 +67,7 @@ def find_contender(reference: str, tracking: Tracking) -> Contender:
         name = f"{run.name} ({reference.removeprefix(REGISTERED)})"
         is_of_run = version.tags.get(BUNDLE_DIGEST) in (None, run.bundle_digest)  # a run that went on has another model
     file = registry.predictions(run) if is_of_run else None
-    return Contender(name or run.name, reference, None if file is None else Predictions.load(file), run.id)
+    return Contender(name or run.name, reference, file, run.id)
 
 
 def _in_directory(reference: str) -> Contender:
@@ -76,7 +84,7 @@ def _in_directory(reference: str) -> Contender:
     known = RunDirectory(of_run).read_result()
     name = known.get("run_name", of_run.name)
     _refuse_seen(name, known.get("seen_in_training", 0))
-    return Contender(name, reference, None if file is None else Predictions.load(file))
+    return Contender(name, reference, file)
 
 
 def _refuse_seen(name: str, number: int) -> None:
@@ -104,27 +112,42 @@ def with_own_names(contenders: Sequence[Contender]) -> list[Contender]:
     return found
 
 
-@dataclass(frozen=True)
-class CommonTest:
-    """The images that all contenders are compared on: those that one of them was tested on.
+@dataclass(frozen=True, eq=False)
+class CommonTest(Mapping[str, Predictions]):
+    """By a contender's name, what it gave for the images that all are compared on: those that one was tested on.
+
+    What a run has left is read whenever it is asked for, as that of several may not fit the memory.
 
     Attributes:
-        holder: that contender, which has predictions.
+        contenders: each with a name of its own.
+        holder: the contender that was tested on the images.
         tracking: knows the runs and the models.
         accelerator: where bundles are run.
+        classified: what models gave that were tested on others, by name.
     """
 
+    contenders: Mapping[str, Contender]
     holder: Contender
     tracking: Tracking
     accelerator: Accelerator = "auto"
+    classified: dict[str, Predictions] = field(default_factory=dict)
 
-    def predictions(self, contender: Contender) -> Predictions:
+    def __len__(self) -> int:
+        return len(self.contenders)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.contenders)
+
+    def __getitem__(self, name: str) -> Predictions:
         """Return what a contender gave for the images, or gives now if its bundle and the images are here.
 
         Raises:
             UserError: it was tested on others, or not at all, and cannot be tested on these now.
         """
-        test, found = self._test, contender.predictions
+        if name in self.classified:
+            return self.classified[name]
+        contender, test = self.contenders[name], self._test
+        found = test if contender is self.holder else contender.predictions()
         if found is not None and found.split_digest == test.split_digest:
             return found
         why = f"{contender.name} has no logged predictions"
@@ -142,16 +165,18 @@ class CommonTest:
             raise UserError(f"{why}, and it cannot be tested on those now: {first_line(error)}.") from error
         say(f"{why}: {bundle} classifies those now.")
         found = predict_split(replace(predictor, decoding=version.decoding), version, self._split)
-        return replace(found, split=test.split)
+        self.classified[name] = replace(found, split=test.split)
+        return self.classified[name]
 
-    @property
+    @cached_property
     def _test(self) -> Predictions:
-        if self.holder.predictions is None:
+        test = self.holder.predictions()
+        if test is None:
             raise UserError(
                 f"{self.holder.name} has no logged predictions to compare others with: "
                 f"`{program()} evaluate bundle={self.holder.reference}` tests it, in a run that has them."
             )
-        return self.holder.predictions
+        return test
 
     @property
     def _split(self) -> str:

@@ -69,10 +69,11 @@ def compare_with_earlier(
         if earlier is None:
             return None
         name, contender = earlier
-        if contender.predictions is None or contender.predictions.split_digest != predictions.split_digest:
+        earlier_predictions = contender.predictions()
+        if earlier_predictions is None or earlier_predictions.split_digest != predictions.split_digest:
             logger.info(f"There is no comparison with {name}, which was tested on other images, or has logged nothing.")
             return None
-        models = {name: contender.predictions, "this model": predictions}
+        models = {name: earlier_predictions, "this model": predictions}
         return EarlierModel(name, contender.reference, compare(models, resamples=resamples, seed=seed))
     except (UserError, OSError, MlflowException) as error:
         logger.warning(f"The model is not compared with an earlier one: {first_line(error)}.")

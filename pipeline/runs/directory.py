@@ -7,13 +7,16 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from graftline.errors import UserError
 from graftline.files import write_json
 from graftline.tracking.owner import read_owner
+
+if TYPE_CHECKING:  # it loads pandas, which not all that look into a directory need
+    from graftline.data.version import DatasetVersion
 
 TRACKED_AT = r"tracking(\.uri|\.experiment)?(?==)"  # the keys that say where a run is found, for `RunDirectory.command`
 
@@ -138,6 +141,11 @@ class RunDirectory:
         return self.path / "test"
 
     @property
+    def validation(self) -> Path:
+        """Folder of the predictions on the validation split, where all of it was classified."""
+        return self.path / "validation"
+
+    @property
     def augmentation(self) -> Path:
         """The picture of one training image, augmented."""
         return self.path / "augment.png"
@@ -162,11 +170,26 @@ class RunDirectory:
         content: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8")) if self.result.is_file() else {}
         return content
 
+    def keep_to_version(self, version: "DatasetVersion", *, resumed: bool) -> None:
+        """Note the dataset version of a new run, and make sure that one that is resumed goes on with its own."""
+        if not resumed:
+            self.discard_training()
+            write_json(self.dataset, {"digest": version.digest, "directory": str(version.directory.absolute())})
+        elif not self.dataset.exists():
+            raise UserError(
+                "The run was started by an earlier graftline, which noted no dataset version: start it anew."
+            )
+        elif (before := self.read_dataset()["digest"]) != version.digest:
+            raise UserError(
+                f"The images are now dataset version {version.digest}, but the run began with version {before}: "
+                "bring those back, or start a new run."
+            )
+
     def discard_training(self) -> None:
         """Remove what an earlier run here decided, trained and found, which a new run must not go on with."""
         for file in (self.dataset, self.freeze_decision, self.policy_choice, self.measurement, self.result):
             file.unlink(missing_ok=True)
-        for folder in (self.checkpoints, self.test):
+        for folder in (self.checkpoints, self.test, self.validation):
             shutil.rmtree(folder, ignore_errors=True)
 
 

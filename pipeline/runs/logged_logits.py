@@ -19,6 +19,7 @@ from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
 from graftline.evaluation.evaluation import Confirmation, confirm
 from graftline.evaluation.predictions import Predictions
+from graftline.tracking.names import TEST, VALIDATION
 from graftline.tracking.tracking import Tracking
 
 logger = logging.getLogger(__name__)
@@ -59,12 +60,14 @@ def find_logged(
     if not predictor.digest:  # of a model that was changed in memory
         return None
     registry = tracking.registry()
+    folders = (VALIDATION, TEST) if split == "validation" else (TEST,)  # an evaluation's images lie in the latter
     try:
         for run in registry.runs_of_model(predictor.digest, version.test_digest, MOST_RUNS):
-            file = registry.predictions(run)
-            logits = None if file is None else _of_images(Predictions.load(file), predictor, version, split)
-            if logits is not None:
-                return LoggedLogits(logits, run.id)
+            for folder in folders:
+                file = registry.predictions(run, of=folder)
+                logits = None if file is None else _of_images(Predictions.load(file), predictor, version, split)
+                if logits is not None:
+                    return LoggedLogits(logits, run.id)
     except (UserError, OSError, MlflowException) as error:
         logger.warning(f"What was logged of this bundle is not looked at: {first_line(error)}.")
     return None

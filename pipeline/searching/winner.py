@@ -15,7 +15,7 @@ from graftline.backbones.backbone import Backbone
 from graftline.data.ingest import CheckClasses, Ingest, IngestResult
 from graftline.data.version import DatasetVersion
 from graftline.files import write_json, write_text
-from graftline.freezing.rules import AllButHead, Nothing
+from graftline.freezing.rules import AllAfterHead, AllButHead
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.train import Train
 from graftline.pipeline.training.result import TrainResult
@@ -112,9 +112,9 @@ class Winner:
         Args:
             minutes: that it takes.
             ends: as for ``WinnerTraining``.
-            whole: freeze nothing, whatever was configured.
+            whole: freeze nothing, whatever was configured, unless that is not likely better than the head.
         """
-        changes, configured = self._freeze(Nothing) if whole else ({}, {})
+        changes, configured = self._freeze(AllAfterHead) if whole else ({}, {})
         kind, own = partial(WinnerTraining, ends=ends), {"minutes": minutes, "name": self._name}
         return self._run(TRAIN_FOLDER, {**changes, **own}, {**configured, **own}, kind)
 
@@ -131,7 +131,7 @@ class Winner:
         configured |= {"train.mixup_alpha": 0.0, "train.cutmix_alpha": 0.0}
         return self._run(HEAD_FOLDER, changes, configured)
 
-    def _freeze(self, rule: type[AllButHead | Nothing]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _freeze(self, rule: type[AllButHead | AllAfterHead]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return another freeze rule in place of the search's, as a change of the stage and of its configuration."""
         batchnorm = self.search.freeze.batchnorm
         target = f"{rule.__module__}.{rule.__name__}"
@@ -143,9 +143,9 @@ class Winner:
         Args:
             kind: the stage ``ensemble``.
             own: its own fields, and ``minutes`` of each model.
-            whole: freeze nothing, whatever was configured.
+            whole: freeze nothing, whatever was configured, unless that is not likely better than the head.
         """
-        changes, configured = self._freeze(Nothing) if whole else ({}, {})
+        changes, configured = self._freeze(AllAfterHead) if whole else ({}, {})
         target = {"_target_": f"{kind.__module__}.{kind.__name__}"}
         own = {**own, "name": self._name}
         return self._run(ENSEMBLE_FOLDER, {**changes, **own}, {**configured, **own, **target}, kind, stage="ensemble")

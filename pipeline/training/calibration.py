@@ -84,12 +84,14 @@ class Adjustment:
         calibration: of its probabilities.
         decision: which class it answers.
         refusal: which images are none of its classes; None where that was not asked.
+        validation: what the predictor gives for the validation images; None where not all of them were classified.
     """
 
     predictor: Predictor
     calibration: CalibrationFit
     decision: DecisionFit
     refusal: RefusalFit | None
+    validation: Predictions | None
 
     @property
     def sentences(self) -> list[str]:
@@ -117,7 +119,7 @@ def adjust(
         seed: of the folds.
     """
     num_images = version.num_images("validation")
-    calibration, decision = too_few(num_images), NOT_CHOSEN
+    calibration, decision, raw = too_few(num_images), NOT_CHOSEN, None
     if num_images >= FEWEST_IMAGES or wanted.chooses:
         raw = _validation(predictor, version, source, num_images if wanted.chooses else MOST_CALIBRATED)
         calibration, decision = learn(raw, wanted, seed)
@@ -139,7 +141,11 @@ def adjust(
         refusal=refused,
         digest=change_answers(bundle, calibration.calibration, decision.decision, refused),
     )
-    return Adjustment(changed, calibration, decision, refusal)
+    validation = None
+    if raw is not None and raw.split_digest == version.split_digests["validation"]:
+        logits = changed.calibration.apply(raw.logits)
+        validation = replace(raw, logits=logits, bundle_digest=changed.digest, decision=changed.decision)
+    return Adjustment(changed, calibration, decision, refusal, validation)
 
 
 def learn(raw: Predictions, wanted: Wanted, seed: int) -> tuple[CalibrationFit, DecisionFit]:

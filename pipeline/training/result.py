@@ -41,7 +41,8 @@ NOT_TESTED = "The test split has no images: the model has no test scores, and ho
 class TrainOutcome:
     """All that came of a training; no ``result`` where there were no test images, no ``choice`` where none was made.
 
-    ``name`` is that of its run, ``beyond`` what the test tells beyond the scores.
+    ``name`` is that of its run, ``beyond`` what the test tells beyond the scores, ``batchnorm`` what became of the
+    statistics of BatchNorm, in words.
     """
 
     files: RunDirectory
@@ -54,16 +55,22 @@ class TrainOutcome:
     choice: PolicyChoice | None = None
     name: str = ""
     beyond: BeyondScores = BeyondScores()  # noqa: RUF009 - immutable
+    batchnorm: str = ""
 
     def description(self, run_id: str) -> str:
         """Return what the page of the run shows first."""
         facts = {
-            "Freeze": self.decision.reason,
+            "Freeze": self.freeze,
             "Images": f"{self.version.name}, version `{self.version.digest}`: {self.images}",
             **({} if self.result is None else {"Test images": f"digest `{self.version.test_digest}`"}),
             "Again": f"`{self.files.command(program(), 'train')}`",
         }
         return run_note(run_id, self.scores, facts)
+
+    @property
+    def freeze(self) -> str:
+        """What is frozen and why, and what became of BatchNorm's statistics."""
+        return f"{self.decision.reason}; {self.batchnorm}" if self.batchnorm else self.decision.reason
 
     @property
     def images(self) -> str:
@@ -179,7 +186,7 @@ def write_run_report(outcome: TrainOutcome, run_id: str) -> Path:
         "Data": f"{version.name}, version {version.digest}",
         "Images": outcome.images,
         "Backbone": outcome.backbone,
-        "Freeze": outcome.decision.reason,
+        "Freeze": outcome.freeze,
         "Training": f"epoch {history.best['epoch'] + 1:.0f} of {len(history.epochs)} is kept; {history.seconds:.0f} s",
         **({} if outcome.choice is None else {"Augmentation": outcome.choice.sentence()}),
         **speed,
@@ -222,7 +229,7 @@ def _training(outcome: TrainOutcome) -> Training:
         pictures.append(
             PictureFile(files.augmentation, "What the network sees of a training image", AUGMENTATION_CAPTION)
         )
-    sentences = [f"Freeze: {outcome.decision.reason}.", reworded(kept.source)]
+    sentences = [f"Freeze: {outcome.freeze}.", reworded(kept.source)]
     if outcome.choice is not None:
         sentences.append(f"Augmentation: {outcome.choice.sentence()}.")
     return Training(history.epochs, history.best, sentences, pictures)

@@ -6,15 +6,34 @@ from typing import TYPE_CHECKING
 
 from graftline.backbones.backbone import Graft
 from graftline.backbones.cost import NetworkCost, count
+from graftline.bundle.golden import read_golden
+from graftline.bundle.layout import read_description
+from graftline.bundle.save import add_to_card
 from graftline.console import reworded, say
+from graftline.data.ingest import Ingest
 from graftline.data.loaders import decode_sample
+from graftline.evaluation.metrics import metrics_json
 from graftline.files import atomic_file, write_json
-from graftline.freezing.batchnorm import statistics
+from graftline.freezing.batchnorm import BatchNormStatistics, statistics
 from graftline.freezing.rule import FreezeDecision
+from graftline.pipeline.evaluating.scoring import log_evaluation, score_tags, write_evaluation
 from graftline.pipeline.runs.directory import RunDirectory
-from graftline.pipeline.training.result import TrainOutcome, print_measurement, print_policy_choice
+from graftline.pipeline.training.model_card import write_model_card
+from graftline.pipeline.training.result import (
+    TrainOutcome,
+    print_measurement,
+    print_policy_choice,
+    write_run_report,
+)
 from graftline.report.cost_tables import to_json
-from graftline.tracking.names import FROZEN_DIGEST, VALIDATION_ACCURACY, VALIDATION_LOSS
+from graftline.tracking.names import (
+    BUNDLE_DIGEST,
+    FROZEN_DIGEST,
+    PREDICTIONS,
+    VALIDATION,
+    VALIDATION_ACCURACY,
+    VALIDATION_LOSS,
+)
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.optimizers import optimizer_class
@@ -25,6 +44,12 @@ from graftline.training.training_source import TrainingSource
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
+
+STATISTICS: Mapping[BatchNormStatistics, str] = {
+    "trained": "BatchNorm's statistics are trained along",
+    "frozen": "BatchNorm keeps the statistics that the weights came with",
+    "adapted": "BatchNorm begins with statistics of the training images",
+}
 
 
 class LoggedEvents(FitEvents):
@@ -82,7 +107,19 @@ def summary(setup: TrainingSetup, decision: FreezeDecision, backbone: str) -> di
         "epochs": "by the clock" if is_timed else sum(plan.epochs for plan in decision.plans),
         "optimizer": optimizer_class(setup.optimizer).__name__,
         "seed": setup.seed,
+        **({"batchnorm": setup.batchnorm} if statistics(setup.graft.network) else {}),
     }
+
+
+def statistics_in_words(setup: TrainingSetup, decision: FreezeDecision) -> str:
+    """Return what becomes of BatchNorm's statistics, beside those of frozen layers, which keep theirs; maybe nothing.
+
+    ``setup.batchnorm`` is what ``freeze.batchnorm=auto`` has come to.
+    """
+    only_head = all(plan.only_head for plan in decision.plans)
+    if not statistics(setup.graft.network) or (only_head and setup.batchnorm != "adapted"):
+        return ""
+    return STATISTICS[setup.batchnorm]
 
 
 def own_name(facts: Mapping[str, str | int]) -> str:
@@ -106,9 +143,8 @@ def log_decision(run: "Run", setup: TrainingSetup, decision: FreezeDecision, fil
             run.log_artifact(save(figure, files.measurement), "freeze")
     for plan in decision.plans:
         say(f"Freeze: {plan.sentence(setup.graft.network)}.")
-    is_deeper = any(not plan.only_head for plan in decision.plans)
-    if is_deeper and setup.frozen_statistics and statistics(setup.graft.network):
-        say("BatchNorm keeps the statistics that the weights came with (freeze.batchnorm).")
+    if setup.frozen_statistics and (sentence := statistics_in_words(setup, decision)):
+        say(f"{sentence} (freeze.batchnorm).")
     run.set_tags({"graftline.freeze": decision.reason})
 
 
@@ -153,11 +189,13 @@ def log_policy_choice(run: "Run", choice: PolicyChoice, files: RunDirectory) -> 
 
 
 def log_calibration(run: "Run", outcome: TrainOutcome) -> None:
-    """Log how the probabilities are calibrated and what that does to validation images it was not fitted on."""
+    """Log how the probabilities are calibrated, what that does to validation images it was not fitted on, and those."""
     fit = outcome.adjusted.calibration
     values = {"temperature": fit.calibration.temperature, "log_loss_change": fit.log_loss_change}
     metrics = {f"calibration/{name}": value for name, value in values.items() if value is not None}
     run.log_metrics(metrics, step=outcome.trained.history.steps)
+    if outcome.adjusted.validation is not None:
+        run.log_artifact(outcome.adjusted.validation.save(outcome.files.validation / PREDICTIONS), VALIDATION)
 
 
 def log_freeze_check(run: "Run", outcome: TrainOutcome) -> None:
@@ -178,3 +216,23 @@ def log_freeze_check(run: "Run", outcome: TrainOutcome) -> None:
     checkpoints = outcome.files.checkpoints
     for file in FitDirectory(checkpoints).freeze_checks():
         run.log_artifact(file, str(Path("freeze") / file.parent.relative_to(checkpoints)))
+
+
+def log_outcome(run: "Run", outcome: TrainOutcome, data: Ingest) -> str | None:
+    """Log and register what came of a training on images from a source; returns the model's URI."""
+    version, result, bundle = outcome.version, outcome.result, outcome.files.bundle
+    add_to_card(bundle, metrics=metrics_json(outcome.scores))
+    values: dict[str, float] = {}
+    if result is not None:
+        write_evaluation(result, outcome.files.test)
+        values = log_evaluation(run, result, outcome.files.test, step=outcome.trained.history.steps)
+    log_calibration(run, outcome)
+    log_freeze_check(run, outcome)
+    log_best_epoch(run, outcome.trained)
+    run.describe(outcome.description(run.id))
+    run.log_artifact(write_run_report(outcome, run.id))
+    write_model_card(bundle, data, version, result, run.id, outcome.slices)
+    example = read_golden(bundle)[0][0].read_bytes()  # a made-up image where real ones may not leave
+    run.set_tags({BUNDLE_DIGEST: read_description(bundle)["digest"]})
+    tags = {BUNDLE_DIGEST: read_description(bundle)["digest"], **score_tags(outcome.scores)}
+    return run.log_model(bundle, registered_name=version.name, input_example=example, metrics=values, tags=tags)

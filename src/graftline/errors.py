@@ -41,6 +41,16 @@ class TooLittleTimeError(UserError):
     """The least that a training does takes longer than the time that it has."""
 
 
+class TooLittleMemoryError(UserError):
+    """A training takes more memory than the GPU has."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The training does not fit the GPU's memory: choose a smaller Recipe.batch_size or Backbone.image_size, or "
+            "freeze more."
+        )
+
+
 def first_line(error: BaseException) -> str:
     r"""Return the first line of an error's message without its full stop, or the error's name if it has none.
 

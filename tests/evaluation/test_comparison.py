@@ -1,7 +1,8 @@
 """Comparisons: paired, whatever the order of images and classes; refused where they would compare other things."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -117,6 +118,28 @@ def test_of_many_images_and_classes_the_auroc_is_computed_where_it_decides(monke
     assert row.differences == {name: one for name, one in usual.differences.items() if name != "auroc"}
     assert row.scores == {name: one for name, one in usual.scores.items() if name != "auroc"}
     assert compare(models, "auroc", resamples=100).rows[0] == usual
+
+
+def test_beside_the_first_one_model_is_in_memory_at_a_time() -> None:
+    """Of a mapping that reads files, as that of the stage compare."""
+    models, alive, read = made(5), list[int](), list[ref[np.ndarray]]()
+
+    class Files(Mapping[str, Predictions]):
+        def __len__(self) -> int:
+            return len(models)
+
+        def __iter__(self) -> Iterator[str]:
+            return iter(models)
+
+        def __getitem__(self, name: str) -> Predictions:
+            alive.append(sum(one() is not None for one in read))
+            found = replace(models[name], logits=models[name].logits.copy())
+            read.append(ref(found.logits))
+            return found
+
+    found = compare(Files(), resamples=100)
+    assert alive == [0, *[1] * 9]
+    assert found == compare(models, resamples=100)
 
 
 def test_weights_are_those_of_the_first() -> None:

@@ -28,8 +28,8 @@ from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.freezing.depth import deep_plan
-from graftline.freezing.measured import LEAST_GAIN, Measured
-from graftline.freezing.measurement import BoundaryResult, DepthMeasurement, Difference
+from graftline.freezing.measured import Measured
+from graftline.freezing.measurement import LEAST_GAIN, BoundaryResult, DepthMeasurement, Difference
 from graftline.freezing.plan import plan_from_depth
 from graftline.freezing.rule import FreezeContext, FreezeDecision
 from graftline.pipeline.training.result import print_measurement

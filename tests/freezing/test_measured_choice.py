@@ -8,7 +8,7 @@ import pytest
 import timm
 from torch import nn
 
-from graftline.errors import DivergenceError
+from graftline.errors import DivergenceError, TooLittleMemoryError
 from graftline.freezing.measured import Measured
 from graftline.freezing.measurement import BoundaryTrial
 from graftline.freezing.plan import FreezePlan
@@ -78,6 +78,28 @@ def test_where_a_trial_of_the_whole_takes_long_the_other_end_is_half(
     attempt = at_depths(losses, tried, spread=1e-3)
     counts = (100, 100)
     context = FreezeContext(network(), 1_000, True, None, 32, 1, counts, attempt, image_seconds=lambda: 0.5)
+    decision = Measured(trial_images=100).decide(context)
+    assert [frozen for frozen, _ in tried] == order
+    assert decision.plans[-1].frozen_groups == chosen
+
+
+@pytest.mark.parametrize(("deepest", "order", "chosen"), [(3, [6, 3, 5], 5), (0, [6, 3, 0, 2], 3)])
+def test_a_depth_that_does_not_fit_the_memory_is_left_out(deepest: int, order: list[int], chosen: int) -> None:
+    """Nor is the whole network timed then, by which the other end is chosen: it is half of it."""
+    tried: list[tuple[int, int | None]] = []
+    losses = {6: 0.9, 5: 0.4, 3: 0.3, 2: 0.35, 0: 0.4}
+    attempt = at_depths(losses, tried, spread=1e-3)
+
+    def run_out(plan: FreezePlan, start: BoundaryTrial | None = None, max_images: int | None = None) -> BoundaryTrial:
+        trial: BoundaryTrial = attempt(plan, start, max_images)
+        if plan.frozen_groups <= deepest:
+            raise TooLittleMemoryError
+        return trial
+
+    def time_whole() -> float:
+        raise TooLittleMemoryError
+
+    context = FreezeContext(network(), 1_000, True, None, 32, 1, (100, 100), run_out, image_seconds=time_whole)
     decision = Measured(trial_images=100).decide(context)
     assert [frozen for frozen, _ in tried] == order
     assert decision.plans[-1].frozen_groups == chosen

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +17,7 @@ from graftline.backbones.layers import body_groups, head_parameters
 from graftline.errors import UserError
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule
-from graftline.freezing.rules import AllButHead, FirstStages, Gradual, Names, Nothing
+from graftline.freezing.rules import AllAfterHead, AllButHead, FirstStages, Gradual, Names, Nothing
 
 
 def make(name: str) -> Any:
@@ -125,6 +126,35 @@ def test_names_freezes_what_matches_and_no_head() -> None:
 def test_names_knows_a_pattern_that_matches_nothing(pattern: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         only_plan(Names(["blocks.0.*", pattern]), TINY["test_efficientnet"])
+
+
+def test_all_follows_the_head_where_it_can_be_held_against_it() -> None:
+    network, rule = TINY["test_efficientnet"], AllAfterHead()
+    enough = FreezeContext(
+        network,
+        1_000,
+        True,
+        validation_counts=(10, 10),
+        seconds_left=lambda: 300.0,
+        image_seconds=lambda: 0.1,
+        head_is_live=lambda: False,
+    )
+    decision = rule.decide(enough)
+    head, whole = decision.plans
+    assert (head.only_head, head.anew) == (True, False)
+    assert (whole.frozen_groups, whole.anew) == (0, True)
+    alone = Nothing().decide(enough)
+    assert (replace(whole, anew=False),) == alone.plans
+    more = replace(enough, epochs=7, seconds_left=lambda: 0.0)  # a resume keeps to what was decided
+    assert [plan.epochs for plan in rule.change_epochs(decision, more).plans] == [7, 7]
+    assert len(rule.change_epochs(alone, more).plans) == 1
+    for context in (
+        replace(enough, validation_counts=(10, 9)),
+        replace(enough, seconds_left=lambda: 260.0),  # for 2,500 images, and 1,000 through the frozen network
+        replace(enough, head_is_live=lambda: True),
+        replace(enough, head_is_live=None),
+    ):
+        assert rule.decide(context) == alone
 
 
 def test_names_needs_names() -> None:

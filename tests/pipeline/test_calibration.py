@@ -68,8 +68,24 @@ def test_it_is_calibrated_by_what_it_gives(bundle: Path, tmp_path: Path) -> None
     assert predictor.calibration == loaded.calibration == fit.calibration
     assert described["card"]["calibration"]["sentence"] == fit.sentence
     assert described["card"]["dataset"] == "squares"
-    after = predict_split(predictor, version, "validation").logits
-    np.testing.assert_allclose(after, fit.calibration.apply(raw), rtol=1e-5, atol=1e-5)
+    after = predict_split(predictor, version, "validation")
+    np.testing.assert_allclose(after.logits, fit.calibration.apply(raw), rtol=1e-5, atol=1e-5)
+    given = adjusted.validation
+    assert given is not None
+    np.testing.assert_allclose(given.logits, after.logits, rtol=1e-5, atol=1e-5)
+    assert (given.bundle_digest, given.split_digest) == (predictor.digest, after.split_digest)
+    assert (given.sha256, given.decision) == (after.sha256, after.decision)
+
+
+def test_what_it_gives_for_a_part_of_the_validation_images_is_not_kept_for_all(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graftline.pipeline.training.calibration.MOST_CALIBRATED", 60)
+    adjusted = adjust(
+        Predictor.from_directory(bundle), bundle, make_version(tmp_path, validation=90), None, Wanted(), seed=0
+    )
+    assert adjusted.calibration.sentence.startswith("The probabilities are calibrated by")
+    assert adjusted.validation is None
 
 
 def test_a_decision_that_another_one_replaces_is_told_no_longer(bundle: Path, tmp_path: Path) -> None:

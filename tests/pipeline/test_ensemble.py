@@ -199,9 +199,11 @@ def test_every_stage_takes_it_as_one_model(
 
 
 def test_greedy_takes_what_helps_and_keeps_to_its_time(
-    run: Callable[..., EnsembleResult], made: EnsembleResult
+    run: Callable[..., EnsembleResult], made: EnsembleResult, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen = run("runs=best:3", "crops=5", "tracking.register=false")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Members are chosen by 9 validation images, which tell little: choose=all averages all members." in told
     samples, saved = made.version.samples("validation"), chosen.predictor
     assert isinstance(saved, Ensemble)
     together = replace(saved, calibration=UNCALIBRATED).predict(samples.paths)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import log_loss
 from workplace import TINY, Workplace
 
+from conftest import paint_mislabeled
 from graftline.bundle.calibration import Calibration
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import change_answers
@@ -146,3 +148,23 @@ def test_members_on_one_crop_are_averaged_from_what_their_runs_have_logged(
     expected = made.predictor.predict(made.version.samples("test").paths)
     right = (expected.argmax(axis=1) == made.version.samples("test").labels).mean()
     assert made.metrics["accuracy"]["value"] == pytest.approx(right)
+
+
+def test_an_ensemble_runs_no_network_on_images_that_its_members_trainings_have_classified(
+    place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place.root)
+    data = [f"data.path={paint_mislabeled(tmp_path / 'mislabeled')}", "data.split.validation=0.4", *FEW]
+    own = ["members=2", "choose=weighted", "tracking.register=false", "trainer.max_epochs=1"]
+    keys = {one.partition("=")[0] for one in (*data, *own)}
+    tiny = [one for one in TINY if one.partition("=")[0] not in keys]
+    made = compose("ensemble", [*tiny, *own, *data]).run()
+    assert isinstance(made, EnsembleResult)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Classifying the validation images with" not in told
+    assert CLASSIFIED + " with" not in told
+    assert told.count("All models are scored by what runs have logged (") == 2, "of both splits"
+    samples = made.version.samples("validation")
+    bundles = [Predictor.from_directory(made.directory / "members" / number / "bundle") for number in ("1", "2")]
+    losses = [log_loss(samples.labels, one.predict(samples.paths).astype(float)) for one in bundles]
+    assert made.selection.alone == pytest.approx(losses, abs=1e-5)

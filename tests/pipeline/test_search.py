@@ -14,7 +14,7 @@ from workplace import TINY, Workplace
 
 from graftline.errors import UserError
 from graftline.freezing.measured import Measured
-from graftline.freezing.rules import Nothing
+from graftline.freezing.rules import AllAfterHead
 from graftline.pipeline.cli import compose
 from graftline.pipeline.search import _asks_for_whole
 from graftline.pipeline.searching.scoring import ends_process
@@ -311,7 +311,7 @@ def test_a_winner_may_be_trained_as_a_whole(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(WinnerTraining, "run", run)
     winner = Winner(stage, tmp_path, stage.backbone, None, "parent")  # type: ignore[arg-type]  # no image is looked at
     winner.train(1.0, lambda _: False, whole=whole)
-    rule = Nothing if whole else Measured
+    rule = AllAfterHead if whole else Measured
     assert type(ran[0].freeze) is rule
     config = OmegaConf.load(tmp_path / "train" / ".hydra" / "config.yaml")
     assert config.freeze._target_.endswith(f".{rule.__name__}")

@@ -252,11 +252,18 @@ def test_few_images_leave_the_statistics_of_batchnorm_as_they_are(
     network = timm.create_model("test_efficientnet", num_classes=3)
     save_file(network.state_dict(), weights)
     lines = {line.partition("=")[0]: line for line in [*train, "freeze=none", *given, "backbone.weights=file"]}
-    compose("train", [*lines.values(), f"backbone.file={weights}"]).run(tmp_path / "run")
+    result = compose("train", [*lines.values(), f"backbone.file={weights}"]).run(tmp_path / "run")
+    assert isinstance(result, TrainResult)
     trained = load_file(tmp_path / "run" / "bundle" / "model.safetensors")
     assert all(torch.equal(buffer, trained[name]) for name, buffer in statistics(network).items()) == (not given)
     said = " ".join(capsys.readouterr().out.split())
     assert ("BatchNorm keeps the statistics that the weights came with" in said) == (not given)
+    run = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").get_run(result.run_id)
+    choice, told = ("trained", "'s statistics are trained along") if given else ("frozen", " keeps the statistics that")
+    assert run.data.params["batchnorm"] == choice
+    report = html.unescape((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
+    for text in (run.data.tags["mlflow.note.content"], report):
+        assert f"; BatchNorm{told}" in text
 
 
 @pytest.mark.long

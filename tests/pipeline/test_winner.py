@@ -16,7 +16,10 @@ from omegaconf import OmegaConf
 from timm.models.resnet import ResNet
 from tiny_weights import write_weights
 
+from conftest import paint_mislabeled
 from graftline.backbones.backbone import Backbone
+from graftline.bundle.layout import read_description
+from graftline.errors import TooLittleMemoryError
 from graftline.evaluation.head_score import HeadScore
 from graftline.freezing.measured import Measured
 from graftline.freezing.rule import FreezeRule
@@ -93,6 +96,27 @@ def test_a_machine_that_becomes_slower_costs_the_depth_and_not_the_model(
     assert not was_interrupted
 
 
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_winner_that_does_not_fit_the_gpu_is_trained_by_its_head(
+    members: int, make_winner: MakeWinner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search, winner, setup = make_winner()
+    search = replace(search, search=SearchOptions(members=members))
+
+    def run_out(*_: Any, **__: Any) -> None:
+        raise TooLittleMemoryError
+
+    monkeypatch.setattr(Train, "run", run_out)
+    monkeypatch.setattr("graftline.pipeline.ensemble.MakeEnsemble.run", run_out)
+    heads: list[Winner] = []
+    monkeypatch.setattr(Winner, "train_head", lambda winner: heads.append(winner))
+    _, was_interrupted = search._train_winner(replace(winner, search=search), setup, TimeLedger(180.0), whole=True)
+    assert len(heads) == 1
+    assert not was_interrupted
+    told = " ".join(capsys.readouterr().out.split())
+    assert "More than the head of the winner does not fit the GPU's memory: its head alone is trained." in told
+
+
 @pytest.mark.parametrize("rule", [Measured(), FirstStages(number=1)])
 def test_a_network_that_cannot_be_saved_does_not_win(
     rule: FreezeRule, make_winner: MakeWinner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -145,6 +169,25 @@ def test_the_head_alone_is_trained_on_cached_activations_whatever_was_configured
     assert (config.train.mixup_alpha, config.train.cutmix_alpha) == (0.0, 0.0)
 
 
+@pytest.mark.long
+def test_a_winner_that_is_trained_as_a_whole_is_held_against_its_head(
+    make_winner: MakeWinner, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On the validation images, where these suffice to choose by."""
+    images = paint_mislabeled(tmp_path / "images")
+    own = [f"data.path={images}", "data.split.validation=0.4", "trainer.max_epochs=1", "optim.lr=1e-9"]
+    _, winner, setup = make_winner("test_efficientnet", *own, "evaluation.resamples=100", "tracking.register=false")
+    assert setup.version.num_images("validation") > 50
+    with caplog.at_level("INFO", "graftline"):
+        result = winner.train(3.0, lambda _: False, whole=True)
+    assert "; then " in result.facts["freeze"]
+    (difference,) = [one for one in caplog.messages if one.startswith("This phase has ")]
+    checks = sorted((tmp_path / "run" / "train" / "checkpoints").rglob("best.ckpt"))
+    assert len(checks) == 2
+    kept = read_description(result.bundle)["card"]["freeze_plan"]
+    assert (kept["trained_parameters"] < 10_000) == ("too little to keep it" in difference), "the head, or all"
+
+
 def test_each_candidate_has_a_run_that_hears_of_each_score(tmp_path: Path) -> None:
     tracking = Tracking(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     client = MlflowClient(tracking.uri, tracking.uri)
@@ -174,6 +217,24 @@ def test_each_candidate_has_a_run_that_hears_of_each_score(tmp_path: Path) -> No
     ended = client.get_run(first.info.run_id)
     assert ended.info.status == "FINISHED"
     assert ended.data.tags["graftline.outcome"] == "chosen"
+
+
+def test_a_search_ends_the_runs_of_one_that_was_killed(
+    make_winner: MakeWinner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search, _, setup = make_winner()
+    search = replace(search, tracking=Tracking(uri=f"sqlite:///{tmp_path / 'mlflow.db'}", system_metrics=False))
+    client, runs = MlflowClient(search.tracking.uri, search.tracking.uri), list[str]()
+    for name in ("killed", "next"):
+        run = search._start_search(setup, RunDirectory(tmp_path / name))
+        told = capsys.readouterr().out
+        assert (
+            (f"Marked as KILLED, since their process is gone: {runs[0]}." in told) if runs else ("KILLED" not in told)
+        )
+        run._outbox.close()
+        run._outbox._thread.join()
+        runs.append(run.id)
+    assert [client.get_run(one).info.status for one in runs] == ["KILLED", "RUNNING"]
 
 
 def test_a_search_goes_on_without_runs_of_its_candidates(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

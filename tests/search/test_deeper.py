@@ -1,6 +1,7 @@
 """The short fits of whole networks: on training images only, and as long as there is time for."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from PIL import Image
+from timm.models.efficientnet import EfficientNet
 
 from graftline.augment.policy import Policy
 from graftline.backbones.backbone import Backbone
@@ -171,6 +173,31 @@ def test_those_that_heads_cannot_tell_apart_are_trained(
     less = SearchHistory(history.candidates, [], {}, history.verdicts)  # nor where the time would not suffice for it
     train_deeper(setup, less, images, TimeLedger(60.0), files, tmp_path / "fits", 2.0, PassSeconds(0.0, 1.0))
     assert [one.seconds for one in less.scored] == [one.seconds for one in whole]
+
+
+@pytest.mark.parametrize("when", ["timed", "trained"])
+def test_one_that_does_not_fit_the_gpu_is_not_compared_and_the_next_is_trained(
+    setup: TrainingSetup,
+    larger: DatasetVersion,
+    history: SearchHistory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    when: str,
+) -> None:
+    forward: Callable[[EfficientNet, torch.Tensor], torch.Tensor] = EfficientNet.forward_features
+
+    def run_out(network: EfficientNet, x: torch.Tensor) -> torch.Tensor:
+        if network.training and (when == "timed" or x.any()):  # black images are timed
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(network, x)
+
+    monkeypatch.setattr(EfficientNet, "forward_features", run_out)
+    setup = replace(setup, version=larger)
+    seen, files = TrainingImages.of(setup.version), ScoreFiles(tmp_path / "scores", setup.version.digest)
+    train_deeper(setup, history, seen, TimeLedger(60.0), files, tmp_path / "fits", 10.0, PassSeconds(0.01, 1e-12))
+    assert [one.candidate.network for one in history.scored if one.depth == WHOLE] == ["test_resnet"]
+    assert "test_efficientnet 32 px is not compared: The training does not fit the GPU's memory: choose " in caplog.text
 
 
 def test_a_recipe_is_known_by_what_a_training_depends_on(setup: TrainingSetup) -> None:

@@ -327,6 +327,10 @@ def test_what_a_tested_run_gave_is_found_on_every_machine(uri: str, directory: P
             run.log_metrics({"test/accuracy": 0.9, "validation/log_loss": loss}, step=0)
             if number != 1:
                 run.log_artifact(folder / "predictions.parquet", "test")
+            if number == 2:
+                (folder / "other").mkdir()
+                (folder / "other" / "predictions.parquet").write_bytes(b"of validation images")
+                run.log_artifact(folder / "other" / "predictions.parquet", "validation")
         ids.append(run.id)
     assert registry.newest_training(name).id == registry.newest_training().id == ids[2]
     images = registry.newest_training(name).images
@@ -342,6 +346,9 @@ def test_what_a_tested_run_gave_is_found_on_every_machine(uri: str, directory: P
     assert file is not None
     assert file.read_bytes() == b"parquet 2"
     assert file.is_relative_to(cache) == uri.startswith("http")
+    other = registry.predictions(newest, cache, of="validation")
+    assert other is not None
+    assert (other.read_bytes(), file.read_bytes()) == (b"of validation images", b"parquet 2")
     assert registry.predictions(registry.tested_run(ids[1]), cache) is None
     assert registry.aliased("nothing", "champion") is None
     connect(uri).delete_run(ids[1])

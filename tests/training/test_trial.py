@@ -15,7 +15,7 @@ from graftline.augment.policy import CandidatePolicy, EvalTransform, RandomCrop
 from graftline.backbones.weights import Weights
 from graftline.data.decode import decode_rgb
 from graftline.data.version import DatasetVersion
-from graftline.errors import DivergenceError
+from graftline.errors import DivergenceError, TooLittleMemoryError
 from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.freezing.measured import Measured
@@ -23,6 +23,7 @@ from graftline.freezing.measurement import BoundaryTrial
 from graftline.freezing.plan import plan_from_depth
 from graftline.freezing.rule import FreezeDecision
 from graftline.freezing.rules import Nothing
+from graftline.training.budget import seconds_per_image
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.phases import fit_phase, train
@@ -63,6 +64,25 @@ def test_a_trial_is_the_same_whatever_was_tried_before(make_setup: MakeSetup, tm
         np.testing.assert_array_equal(trial.hits, repeated.hits)
     assert (first.losses != second.losses).all()
     assert (first.boundary, first.cached) == ("head", False)
+
+
+def test_one_that_does_not_fit_the_gpu_is_a_sentence_and_leaves_no_trace(make_setup: MakeSetup, tmp_path: Path) -> None:
+    setup = make_setup(features=Features(cache=False))
+    network = setup.graft.network
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+    def run_out(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    handle = network.register_forward_hook(run_out)
+    for needs in (lambda: attempt(setup, 0, tmp_path), lambda: seconds_per_image(setup)):
+        with pytest.raises(TooLittleMemoryError, match=r"^The training does not fit the GPU's memory: ") as error:
+            needs()
+        assert (error.value.__cause__, error.value.__context__) == (None, None), "what keeps what lies on the GPU"
+    handle.remove()
+    assert all(network.state_dict()[name].equal(tensor) for name, tensor in before.items())
+    assert attempt(setup, 0, tmp_path).losses.size
+    assert seconds_per_image(setup) > 0
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,8 @@ def compare(
 
     Args:
         models: by name, what two or more classifiers gave for the same images; classes may be in another order. That
-            they are the ones that are compared was not decided by these images, or luck flatters the best.
+            they are the ones that are compared was not decided by these images, or luck flatters the best. Each is
+            looked up twice, and let go before the next but for the first: a mapping that reads files has two in memory.
         metric: the score that decides.
         resamples: R.
         seed: of the resampling.
@@ -177,10 +178,9 @@ def compare(
     Raises:
         UserError: there is only one, their images or classes are not the same, or the images have no such score.
     """
-    _check(models)
-    tested = replace(next(iter(models.values())), groups=_groups(models))
+    tested = _tested(models)
     reference, *others = [  # one after the other, as what each gave may fill much of the memory
-        _Sampled(name, _in_order(one, tested), metric, resamples, seed) for name, one in models.items()
+        _Sampled(name, _in_order(models[name], tested), metric, resamples, seed) for name in models
     ]
     if metric not in reference.scores:
         raise UserError(f"These {len(tested.labels):,} images define no {HEADLINES[metric]}: compare another score.")
@@ -274,38 +274,40 @@ def _verdict(metric: Metric, difference: Interval, corrected_p_value: float) -> 
     return "better" if (difference.value > 0) != (metric in LOWER_IS_BETTER) else "worse"
 
 
-def _check(models: Mapping[str, Predictions]) -> None:
-    """Make sure that there are several models, which were tested on the same images and know the same classes.
+def _tested(models: Mapping[str, Predictions]) -> Predictions:
+    """Return what the first model gave, with the group of each image: an old file has none, where another has.
 
     Raises:
-        UserError: that is not so.
+        UserError: there is only one, another one was tested on other images, or does not know the same classes.
     """
     if len(models) < 2:
         raise UserError(
             f"A comparison needs two models, and there is only {', '.join(models) or 'none'}: name another."
         )
-    (first, reference), *others = models.items()
-    for name, other in others:
-        if other.split_digest != reference.split_digest:
-            raise UserError(
-                f"{name} was tested on other images (digest {other.split_digest}) than {first} (digest "
-                f"{reference.split_digest}), so that their scores cannot be compared: test both on the same images."
-            )
-        if differing := sorted(set(other.class_names) ^ set(reference.class_names)):
-            raise UserError(
-                f"{name} and {first} do not know the same classes ({', '.join(differing[:MOST_NAMES])}"
-                f"{' and more' if len(differing) > MOST_NAMES else ''} only one of them does): compare those that do."
-            )
+    first, *others = models
+    reference = models[first]
+    groups = reference.groups
+    for name in others:
+        other = models[name]
+        _check(name, other, first, reference)
+        if groups is None and other.groups is not None:
+            groups = [other.groups[row] for row in _places(other, reference)[0].tolist()]
+        del other  # before the next one is read
+    return replace(reference, groups=groups)
 
 
-def _groups(models: Mapping[str, Predictions]) -> Sequence[str] | None:
-    """Return the group of each image, in the order of the first model's: an old file has none, where another has."""
-    reference = next(iter(models.values()))
-    found = next((one for one in models.values() if one.groups is not None), None)
-    if found is None or found.groups is None:
-        return None
-    rows, _ = _places(found, reference)
-    return [found.groups[row] for row in rows.tolist()]
+def _check(name: str, other: Predictions, first: str, reference: Predictions) -> None:
+    """Make sure that a model was tested on the images of the first, and knows the same classes."""
+    if other.split_digest != reference.split_digest:
+        raise UserError(
+            f"{name} was tested on other images (digest {other.split_digest}) than {first} (digest "
+            f"{reference.split_digest}), so that their scores cannot be compared: test both on the same images."
+        )
+    if differing := sorted(set(other.class_names) ^ set(reference.class_names)):
+        raise UserError(
+            f"{name} and {first} do not know the same classes ({', '.join(differing[:MOST_NAMES])}"
+            f"{' and more' if len(differing) > MOST_NAMES else ''} only one of them does): compare those that do."
+        )
 
 
 def _places(predictions: Predictions, reference: Predictions) -> tuple[Ints, list[int]]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from graftline.backbones.layers import HEAD, body_groups, group_names
-from graftline.errors import DivergenceError, UserError
+from graftline.errors import DivergenceError, TooLittleMemoryError, UserError
 from graftline.freezing.depth import (
     FORWARD_PER_STEP,
     HEAD_EPOCHS,
@@ -46,9 +46,6 @@ IMAGES_OF_CLASS = 10
 LOOK_SECONDS = 40.0  # of the first trial beside the head's, if it is of more than half of the network
 TRIALS_SHARE = 0.3  # of the time, where there is a limit
 LARGE_PART = 0.1  # of a large training split, for a trial: it takes about as long as the frozen pass over all of it
-# To go deeper for nothing costs time, to stop at the head may cost many points: the evidence asked for is nine in ten,
-# one-sided; and a gain that many images make certain must still be worth the time.
-LEAST_GAIN = 0.05  # of the head's log loss
 
 
 @dataclass(frozen=True)
@@ -171,7 +168,7 @@ class _Search:
             logger.info(f"Depths are tried on {images:,} of the {self._context.num_images:,} training images.")
         head = self._try_head(images, self._head_plan)
         trials = self._first_round(head, images)
-        paying = [trial for trial in trials if _pays(trial, head)]
+        paying = [trial for trial in trials if trial.pays(head)]
         if not paying and (again := self._try_again(trials, head, images)) is not None:
             head, images, paying = again
         if not paying:
@@ -236,7 +233,7 @@ class _Search:
         return self._context.head_is_live is not None and self._context.head_is_live()
 
     def _first_round(self, head: BoundaryTrial, images: int) -> list[BoundaryTrial]:
-        """Return the trials that did not diverge: first of the other end, then of some boundaries between the two.
+        """Return the trials that came to their end: first of the other end, then of some boundaries between the two.
 
         The loss is taken for a valley over the depth. Where the head is the better end, the way leads down from it for
         as long as that pays; else what lies between is halved each time.
@@ -262,7 +259,10 @@ class _Search:
         image_seconds = self._context.image_seconds
         if image_seconds is None:
             return boundaries[-1]
-        each = self._fits * images * image_seconds()
+        try:
+            each = self._fits * images * image_seconds()
+        except TooLittleMemoryError:  # on a GPU that has no room for the whole network
+            each = math.inf
         quick = [one for one in boundaries if each * self._passes(one, self._epochs) <= LOOK_SECONDS]
         half = [one for one in boundaries if 2 * one <= self._num_groups]
         return min([*quick[-1:], half[0] if half else boundaries[-1]])
@@ -298,7 +298,7 @@ class _Search:
             tried, as it would not tell more or there is no time for it.
         """
         best = min(trials, key=lambda trial: trial.loss, default=None)
-        if best is None or not _may_pay(best, head):
+        if best is None or not best.may_pay(head):
             return None
         more = min(2 * images, self._context.num_images)
         if self._affordable([best.plan.frozen_groups]) < more:
@@ -306,7 +306,7 @@ class _Search:
         logger.info(f"It is not settled yet: {describe_boundary(best.boundary)} goes on with {more:,} images.")
         head = self._try_head(more, self._head_plan) if more > images else head
         again = self._attempt(best.plan.frozen_groups, best, more)
-        return head, more, [again] if again is not None and _pays(again, head) else []
+        return head, more, [again] if again is not None and again.pays(head) else []
 
     def _halve(self, trials: Sequence[BoundaryTrial], images: int) -> BoundaryTrial:
         """Return the best trial, after further rounds of the better half with twice the images of the one before.
@@ -345,7 +345,7 @@ class _Search:
         plan = deep_plan(self._network, frozen_groups, f"tried {describe_boundary(boundary)}", self._epochs)
         try:
             trial = self._try(plan, start, images)
-        except DivergenceError as error:
+        except (DivergenceError, TooLittleMemoryError) as error:
             logger.info(f"  {describe_boundary(boundary)} is left out. {error}")
             return None
         self._trials.append(trial)
@@ -396,18 +396,6 @@ class _Search:
 
 def _because(plan: FreezePlan, reason: str) -> FreezePlan:
     return replace(plan, reason=f"{reason}: {plan.reason}")
-
-
-def _pays(trial: BoundaryTrial, head: BoundaryTrial) -> bool:
-    """Tell whether a trial is likely and notably better than the head alone."""
-    difference = Difference.of(trial.losses, head.losses)
-    return difference.is_likely_below_zero and difference.value <= -LEAST_GAIN * head.loss
-
-
-def _may_pay(trial: BoundaryTrial, head: BoundaryTrial) -> bool:
-    """Tell whether a trial is not worse than the head alone, and may well be notably better."""
-    difference = Difference.of(trial.losses, head.losses)
-    return difference.value <= 0 and difference.low <= -LEAST_GAIN * head.loss
 
 
 def _better(best: BoundaryTrial, trial: BoundaryTrial | None) -> BoundaryTrial:

@@ -18,6 +18,9 @@ Floats = npt.NDArray[np.float64]
 
 NORMAL_QUANTILE = 1.96  # half the width of a 95 % interval in standard errors
 NINE_IN_TEN = 1.28  # standard errors, one-sided
+# To go deeper for nothing costs time, to stop at the head may cost many points: the evidence asked for is nine in ten,
+# one-sided; and a gain that many images make certain must still be worth the time.
+LEAST_GAIN = 0.05  # of the head's log loss
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,16 @@ class BoundaryTrial:
             f"{describe_boundary(self.boundary)}: {self.trained_parameters:,} parameters, "
             f"accuracy {self.hits.mean():.3f}, log loss {self.loss:.3f}; {how}, {self.fit_seconds:.1f} s fit"
         )
+
+    def pays(self, head: "BoundaryTrial") -> bool:
+        """Tell whether it is likely and notably better than the head alone."""
+        difference = Difference.of(self.losses, head.losses)
+        return difference.is_likely_below_zero and difference.value <= -LEAST_GAIN * head.loss
+
+    def may_pay(self, head: "BoundaryTrial") -> bool:
+        """Tell whether it is not worse than the head alone, and may well be notably better."""
+        difference = Difference.of(self.losses, head.losses)
+        return difference.value <= 0 and difference.low <= -LEAST_GAIN * head.loss
 
     def chain(self) -> "list[BoundaryTrial]":
         """Return the trials that led to its weights, in order, itself the last."""

@@ -13,8 +13,10 @@ from fnmatch import fnmatchcase
 from graftline.backbones.layers import body_groups, group_names, head_parameters
 from graftline.errors import UserError
 from graftline.freezing.depth import HEAD_EPOCHS, HEAD_RATE, deep_plan, head_plan, random_plan, share_of
+from graftline.freezing.evidence import too_few_to_choose
 from graftline.freezing.plan import FreezePlan, depth_in_words, plan_from_depth, plan_from_names
 from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule, check_recommendation
+from graftline.freezing.spare_time import has_time_for_more
 
 
 class _OneDepth(FreezeRule):
@@ -71,6 +73,35 @@ class Nothing(_OneDepth):
 
     def _plan(self, context: FreezeContext) -> FreezePlan:
         return _to_depth(context, 0, self.epochs, self.learning_rate)
+
+
+@dataclass(frozen=True)
+class AllAfterHead(Nothing):
+    """The head is trained, then the whole network from its own weights, which is kept if it is likely better.
+
+    The head takes seconds, from cached activations. Where there are none, or no time for both, or too few validation
+    images to choose by, only the whole network is trained.
+    """
+
+    def decide(self, context: FreezeContext) -> FreezeDecision:
+        """Decide for one phase, or for two."""
+        whole = super().decide(context)
+        is_live = context.head_is_live is None or context.head_is_live()
+        if is_live or too_few_to_choose(context.validation_counts) is not None or not has_time_for_more(context):
+            return whole
+        return _after_head(whole, context.finalize(head_plan(context.network)))
+
+    def change_epochs(self, decision: FreezeDecision, context: FreezeContext) -> FreezeDecision:
+        """Return an earlier decision for the context's number of epochs, in as many phases as it had."""
+        whole = super().decide(context)
+        if len(decision.plans) == 1:
+            return whole
+        return _after_head(whole, context.finalize(head_plan(context.network)))
+
+
+def _after_head(whole: FreezeDecision, head: FreezePlan) -> FreezeDecision:
+    (plan,) = whole.plans
+    return replace(whole, plans=(head, replace(plan, anew=True)))
 
 
 @dataclass(frozen=True)

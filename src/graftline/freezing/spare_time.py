@@ -24,6 +24,19 @@ def worth_trying(num_images: int, num_classes: int) -> float:
     return min(WORTH_TRAINING * deep_images(num_classes), max(WORTH_TRAINING * DEEP_IMAGES, num_images))
 
 
+def has_time_for_more(context: FreezeContext) -> bool:
+    """Tell whether there is time for a head, which needs a pass of all images, and to train more than that.
+
+    Without a limit there is.
+    """
+    left, image_seconds = context.seconds_left, context.image_seconds
+    if left is None or image_seconds is None:
+        return True
+    worth = worth_trying(context.num_images, len(context.validation_counts))
+    to_decode = min(worth, context.num_images) * context.decoding_share  # memory keeps what is seen again
+    return left() / image_seconds() >= worth + to_decode + context.pass_steps
+
+
 def with_spare_time(decision: FreezeDecision, context: FreezeContext, frozen_groups: int) -> FreezeDecision:
     """Add a phase that trains more than the head, where the head alone was chosen and the time allows for that.
 
@@ -35,16 +48,14 @@ def with_spare_time(decision: FreezeDecision, context: FreezeContext, frozen_gro
         context: that it was made in; without ``seconds_left`` there is no limit, and nothing is added.
         frozen_groups: in that phase.
     """
-    left, image_seconds, measured = context.seconds_left, context.image_seconds, decision.measurement
-    if left is None or image_seconds is None or not decision.plans[-1].only_head:
+    measured = decision.measurement
+    if context.seconds_left is None or not decision.plans[-1].only_head:
         return decision
     if measured is None or measured.in_folds:  # too few validation images to choose between the two
         return decision
     if not measured.rows[0].cached:  # a head that is trained on images takes the time that there is
         return decision
-    worth = worth_trying(context.num_images, len(context.validation_counts))
-    to_decode = min(worth, context.num_images) * context.decoding_share  # memory keeps what is seen again
-    if left() / image_seconds() < worth + to_decode + context.pass_steps:
+    if not has_time_for_more(context):
         return decision
     reason = "it has the time that the head alone leaves"
     plan = replace(deep_plan(context.network, frozen_groups, reason, context.deep_epochs), anew=True)

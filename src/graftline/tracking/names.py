@@ -27,7 +27,8 @@ BUNDLE_FILES = "graftline.bundle_files"
 PARENT_VERSION = "graftline.parent_version"
 DECISION = "graftline.decision"  # likewise: what was decided on it last, as "refused (line 7)"
 
-TEST, PREDICTIONS = "test", "predictions.parquet"  # folder of a run's artifacts, and the file in it, with what it gave
+# folders of a run's artifacts, and the file in them with what its model gave for those images
+TEST, VALIDATION, PREDICTIONS = "test", "validation", "predictions.parquet"
 MAX_DESCRIPTION = 5000  # characters of a version's (SqlModelVersion in mlflow.store.model_registry.dbmodels.models)
 VALIDATION_LOSS, VALIDATION_ACCURACY = (
     "validation/log_loss",

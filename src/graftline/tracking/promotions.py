@@ -12,7 +12,6 @@ import logging
 import os
 import platform
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,19 +19,17 @@ from typing import TYPE_CHECKING, TypeVar
 
 from graftline.errors import UserError, first_line
 from graftline.files import digest, write_text
+from graftline.tracking.dead_runs import end_dead_runs
 from graftline.tracking.ledger import Author, ChampionDecision, LedgerLine
 from graftline.tracking.names import (
     CHALLENGER,
     CHAMPION,
     DECISION,
-    HOST,
-    OUTPUT_DIRECTORY,
     PREVIOUS,
     SCHEDULER,
     STAGE,
     registered_name,
 )
-from graftline.tracking.owner import read_owner
 from graftline.tracking.standing import Standing, bundle_digests, find_loss
 from graftline.tracking.tracking import Tracking, user_name
 
@@ -257,24 +254,7 @@ class Promotions:
 
     def end_dead_runs(self) -> None:
         """Mark the decisions KILLED whose process on this machine ended without a word."""
-        from graftline.tracking.outbox import sync
-
-        def find(client: "MlflowClient") -> list[tuple[str, str]]:
-            experiment = client.get_experiment_by_name(experiment_name(self.model))
-            if experiment is None:
-                return []
-            here = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{platform.node()}'"
-            runs = client.search_runs([experiment.experiment_id], here)
-            places = [(run.info.run_id, run.data.tags.get(OUTPUT_DIRECTORY)) for run in runs]
-            return [(run_id, directory) for run_id, directory in places if directory is not None]
-
-        for run_id, directory in self._ask(find):
-            owner = read_owner(Path(directory))
-            if owner is not None and owner.run_id == run_id:
-                with suppress(UserError):  # it is still going
-                    sync(Path(directory))
-            else:  # killed before it wrote there; one that is just about to write says in the end how it ended
-                self._ask(lambda client, run_id=run_id: client.set_terminated(run_id, "KILLED"))  # type: ignore[misc]  # a lambda
+        end_dead_runs(self.tracking.registry(), experiment_name(self.model))
 
     @property
     def _copy(self) -> Path | None:

@@ -273,22 +273,23 @@ class Registry:
 
         return self.ask(lambda client: find_runs_of_model(client, bundle_digest, test_digest, most))
 
-    def predictions(self, run: "TestedRun", directory: Path | None = None) -> Path | None:
-        """Return the file with what a run's model gave for its test images, None where the run has logged none.
+    def predictions(self, run: "TestedRun", directory: Path | None = None, of: str = TEST) -> Path | None:
+        """Return the file with what a run's model gave for images, None where the run has logged none.
 
         Args:
             run: that was tested.
             directory: where downloads are kept; None: the user's cache.
+            of: the folder of its artifacts: `TEST`, for the images that it was tested on, or `VALIDATION`.
 
         Raises:
             UserError: MLflow does not answer, or the download fails.
         """
-        files = self.ask(lambda client: [Path(item.path).name for item in client.list_artifacts(run.id, TEST)])
+        files = self.ask(lambda client: [Path(item.path).name for item in client.list_artifacts(run.id, of)])
         if PREDICTIONS not in files:
             return None
         # a run that is resumed has another model afterwards
-        folder = (directory or cache_directory()) / "predictions" / f"{run.id}-{run.bundle_digest}"
-        return local_folder(self.uri, f"{run.artifacts}/{TEST}", folder) / PREDICTIONS
+        folder = (directory or cache_directory()) / "predictions" / f"{run.id}-{run.bundle_digest}-{of}"
+        return local_folder(self.uri, f"{run.artifacts}/{of}", folder) / PREDICTIONS
 
     @property
     def store(self) -> str:

@@ -109,10 +109,10 @@ class Tracking:
             system_metrics=self.system_metrics,
         )
 
-    def start_group(self, *, name: str, experiment: str, directory: Path) -> Run:
+    def start_group(self, *, name: str, experiment: str, directory: Path, stage: str | None = None) -> Run:
         """Start the run that groups others, whose tracking has its id as ``parent_run_id``; then ``finish`` it."""
         tracking = replace(self, system_metrics=False)  # each run of the group records its own
-        tags = {"graftline.group": "true"}
+        tags = {"graftline.group": "true", **({} if stage is None else {STAGE: stage})}
         return tracking.start(run_name=name, experiment=experiment, directory=directory, tags=tags)
 
     def registry(self) -> Registry:

@@ -8,6 +8,7 @@ import math
 import time
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import pytorch_lightning as pl
@@ -16,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from graftline.bundle.reference import MOST_IMAGES as MOST_REFERRED
-from graftline.errors import TooLittleTimeError, UserError
+from graftline.errors import TooLittleMemoryError, TooLittleTimeError, UserError
 from graftline.execution import Execution
 from graftline.features.trace import main_logits
 from graftline.freezing.depth import DEEP_BATCH, FORWARD_PER_STEP, MOST_DEEP_EPOCHS, PASSES_PER_STEP
@@ -46,11 +47,18 @@ _decoded: "weakref.WeakKeyDictionary[nn.Module, float]" = weakref.WeakKeyDiction
 
 
 def seconds_per_image(setup: TrainingSetup) -> float:
-    """Return how long an image takes to train the whole network, forward and backward; measured once per network."""
+    """Return how long an image takes to train the whole network, forward and backward; measured once per network.
+
+    Raises:
+        TooLittleMemoryError: a step takes more memory than the GPU has.
+    """
     network = setup.graft.network
     if network not in _measured:
-        whole = copy.deepcopy(network).requires_grad_(True).train()
-        _measured[network] = _time_steps(whole, _image_shape(setup), setup)
+        with suppress(torch.OutOfMemoryError):  # kept as a cause, it would keep what lies on the GPU
+            whole = copy.deepcopy(network).requires_grad_(True).train()
+            _measured[network] = _time_steps(whole, _image_shape(setup), setup)
+    if network not in _measured:
+        raise TooLittleMemoryError
     return _measured[network]
 
 

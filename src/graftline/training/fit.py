@@ -6,7 +6,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
 from graftline.data.loaders import Loaders
-from graftline.errors import writing
+from graftline.errors import TooLittleMemoryError, writing
 from graftline.freezing.check import FIRST_STEPS
 from graftline.training.allocator import freed_memory_kept
 from graftline.training.averaging import AveragedWeights
@@ -91,6 +91,7 @@ def fit(
 
     Raises:
         DivergenceError: a loss is no number or has grown beyond use; ``last.ckpt`` of the last sound epoch is there.
+        TooLittleMemoryError: it takes more memory than the GPU has.
         KeyboardInterrupt: the user stopped the training, and ``events`` want no part of it; ``last.ckpt`` of the last
             whole epoch is there.
     """
@@ -103,7 +104,7 @@ def fit(
     interrupted = False
     try:
         with _surroundings(directory, options.threads), tensors_only(directory.last):
-            trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
+            _fit(trainer, module, loaders, checkpoint)
     except KeyboardInterrupt as interrupt:
         interrupted = _can_end(trainer, progress, directory) and events.on_interrupt(interrupt)
         if not interrupted:
@@ -112,6 +113,13 @@ def fit(
     took = time.perf_counter() - start
     history = FitHistory.of(progress.epochs, took, trainer.global_step, interrupted=interrupted)
     return _with_saved(history, epoch) if interrupted or options.keep_last else history
+
+
+def _fit(trainer: pl.Trainer, module: GraftModule, loaders: Loaders, checkpoint: Path | None) -> None:
+    with suppress(torch.OutOfMemoryError):  # kept as a cause, it would keep what lies on the GPU
+        trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
+        return
+    raise TooLittleMemoryError
 
 
 def _can_end(trainer: pl.Trainer, progress: FitProgress, directory: FitDirectory) -> bool:

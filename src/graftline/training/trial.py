@@ -108,6 +108,7 @@ class Trials:
 
         Raises:
             DivergenceError: the training diverged.
+            TooLittleMemoryError: it takes more memory than the GPU has.
         """
         network, part = self._setup.graft.network, self._setup.version.part(validation=MOST_JUDGED)
         if max_images is not None:
@@ -187,6 +188,7 @@ class FoldTrials:
 
         Raises:
             DivergenceError: a training diverged.
+            TooLittleMemoryError: one takes more memory than the GPU has.
         """
         if max_images is not None and max_images >= self._setup.version.num_images("train"):
             max_images = None  # all that are not left out, as for a head that is fitted to all
@@ -235,6 +237,7 @@ def fitted(
 
     Raises:
         DivergenceError: it diverged.
+        TooLittleMemoryError: it takes more memory than the GPU has.
     """
     alone = functools.partial(setup.make_trainer, devices=1, num_nodes=1, strategy="auto")
     execution = dataclasses.replace(setup.execution, rank=0, world_size=1, num_nodes=1)

@@ -1,0 +1,58 @@
+"""Runs that MLflow still calls RUNNING, but whose process on this machine was killed."""
+
+import platform
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graftline.errors import UserError
+from graftline.tracking.names import HOST, OUTPUT_DIRECTORY, PARENT_RUN, STAGE
+from graftline.tracking.owner import read_owner
+from graftline.tracking.registry import Registry
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+
+
+def end_dead_runs(registry: Registry, experiment: str, stage: str | None = None) -> list[str]:
+    """Mark the runs KILLED that were killed on this machine, with what they left unsent.
+
+    Args:
+        registry: of the MLflow that has them.
+        experiment: its name.
+        stage: of the runs that are meant, with those that run below them; None: all.
+
+    Returns:
+        Their ids.
+
+    Raises:
+        UserError: MLflow does not answer.
+    """
+    from graftline.tracking.outbox import sync
+
+    def find(client: "MlflowClient") -> "list[MlflowRun]":
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            return []
+        here = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{platform.node()}'"
+        runs = client.search_runs([found.experiment_id], here, order_by=["attributes.start_time ASC"])
+        return [run for run in runs if OUTPUT_DIRECTORY in run.data.tags]
+
+    if not registry.is_there:
+        return []
+    meant, ended = set[str](), list[str]()
+    for run in registry.ask(find):  # a run begins before those below it
+        run_id, tags = run.info.run_id, run.data.tags
+        if stage is not None and tags.get(STAGE) != stage and tags.get(PARENT_RUN) not in meant:
+            continue
+        meant.add(run_id)
+        directory = Path(tags[OUTPUT_DIRECTORY])
+        owner = read_owner(directory)
+        if owner is not None and owner.run_id == run_id:
+            with suppress(UserError):  # it is still going
+                ended += [run_id] if sync(directory).problem is None else []
+        else:  # killed before it wrote there; one that is just about to write says in the end how it ended
+            registry.ask(lambda client, run_id=run_id: client.set_terminated(run_id, "KILLED"))  # type: ignore[misc]  # a lambda
+            ended.append(run_id)
+    return ended
