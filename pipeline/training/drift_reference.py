@@ -52,11 +52,19 @@ def leave_ensemble_reference(
         workers: as for ``leave_reference``.
     """
     _, rows, paths = _draw(version)
-    first = replace(ensemble, members=ensemble.members[:1], names=ensemble.names[:1], shares=(1.0,))
-    with counted("Embedding validation images", len(paths)) as advance:
-        embeddings = join_answers(list(report_progress(first.stream(paths, embed=True), advance))).embeddings
+    embeddings = _embed(ensemble, paths)
     none = np.empty((len(paths), 0), np.float32)
     return _leave(ensemble, bundle, version, logits[rows], none if embeddings is None else embeddings, workers)
+
+
+def _embed(ensemble: Ensemble, paths: Sequence[str]) -> np.ndarray | None:
+    """Return the first member's embeddings (N, E) of the images' first crops; None where its network gives none."""
+    if ensemble.members[0].embedding_size is None:
+        return None
+    crops = ensemble.crops if ensemble.crops == "144" else "1"  # of all other sets the first crop is the center
+    first = replace(ensemble, members=ensemble.members[:1], names=ensemble.names[:1], shares=(1.0,), crops=crops)
+    with counted("Embedding validation images", len(paths)) as advance:
+        return join_answers(list(report_progress(first.stream(paths, embed=True), advance))).embeddings
 
 
 def _draw(version: DatasetVersion) -> tuple[Samples, np.ndarray, list[str]]:

@@ -46,6 +46,12 @@ def test_one_crop_is_what_the_predictor_is_given(size: tuple[int, int]) -> None:
     assert found.shares.tolist() == [[1.0]]
 
 
+@pytest.mark.parametrize("name", sorted(CROP_SETS.keys() - {"144"}))
+def test_the_first_crop_is_the_center(name: str) -> None:
+    own, image = preprocessing(), noise(*LANDSCAPE)
+    np.testing.assert_array_equal(frames(name, image, own)[0], own.frame(image))
+
+
 def test_five_and_ten_crops_are_alexnets() -> None:
     image = noise(*LANDSCAPE)
     square = image[:, 32:288]  # "cropped out the central 256x256 patch from the resulting image"

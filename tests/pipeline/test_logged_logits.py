@@ -150,7 +150,7 @@ def test_members_on_one_crop_are_averaged_from_what_their_runs_have_logged(
     assert made.metrics["accuracy"]["value"] == pytest.approx(right)
 
 
-def test_an_ensemble_runs_no_network_on_images_that_its_members_trainings_have_classified(
+def test_an_ensemble_classifies_no_image_that_its_members_trainings_have_classified(
     place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(place.root)

@@ -10,7 +10,7 @@ from graftline.freezing.rule import FreezeDecision, FreezeRule
 from graftline.training.kept_answer import KeptAnswer
 from graftline.training.setup import TrainingSetup, identify
 
-FORMAT = 8  # raise it when the rule that decides, or what is kept of a decision, changes
+FORMAT = 9  # raise it when the rule that decides, or what is kept of a decision, changes
 
 
 class KnownDepth:
