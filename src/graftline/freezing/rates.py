@@ -24,11 +24,15 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from graftline.backbones.layers import body_groups, head_parameters
+from graftline.backbones.zoo.stages import StagesHead
 
 BATCHNORM_RATE = 0.001  # AdamW's own default; measured on EfficientNet-Lite (docs/freezing.md)
 OTHER_RATE = 0.0001
 NEW_HEAD = 10.0  # times that rate: at 0.0001, a hundred steps of AdamW move a weight by 0.005 at most
 STEM_SHARE = 0.05  # of that rate: ConvNeXt's 0.8 over 13 steps, between what BEiT-B has with and without labels
+# The head alone: it is new and has nothing to lose. One that reads all stages has several times as many features, and
+# each of a mean square of 1 where the last ones have less: at three tenths of the rate it learns as fast.
+HEAD_RATE, STAGES_RATE = 0.01, 0.003
 LEAST_DECAY = 0.5  # of few groups (PoolFormer has one) none is to be left behind; published ones begin at 0.6
 
 
@@ -40,6 +44,16 @@ def whole_network_rate(network: nn.Module) -> float:
     (0.001, 0.0001)
     """
     return BATCHNORM_RATE if batchnorm_share(network) >= 0.5 else OTHER_RATE
+
+
+def head_rate(network: nn.Module) -> float:
+    """Return the learning rate of AdamW for training the head of a timm network alone, in batches of 64.
+
+    >>> from graftline.backbones.backbone import Backbone
+    >>> [head_rate(Backbone("test_vit", head=head).build_on_meta()) for head in ("last", "stages")]
+    [0.01, 0.003]
+    """
+    return STAGES_RATE if isinstance(network, StagesHead) else HEAD_RATE
 
 
 def head_factor(network: nn.Module) -> float:
