@@ -30,8 +30,8 @@ BATCHNORM_RATE = 0.001  # AdamW's own default; measured on EfficientNet-Lite (do
 OTHER_RATE = 0.0001
 NEW_HEAD = 10.0  # times that rate: at 0.0001, a hundred steps of AdamW move a weight by 0.005 at most
 STEM_SHARE = 0.05  # of that rate: ConvNeXt's 0.8 over 13 steps, between what BEiT-B has with and without labels
-# The head alone: it is new and has nothing to lose. One that reads all stages has several times as many features, and
-# each of a mean square of 1 where the last ones have less: at three tenths of the rate it learns as fast.
+# The head alone: it is new and has nothing to lose. One that reads all stages is given more features, of a mean square
+# of 1: a step of the same size, which is AdamW's for each weight, changes its logits by more.
 HEAD_RATE, STAGES_RATE = 0.01, 0.003
 LEAST_DECAY = 0.5  # of few groups (PoolFormer has one) none is to be left behind; published ones begin at 0.6
 
