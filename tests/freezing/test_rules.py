@@ -161,8 +161,8 @@ def test_the_phases_have_just_the_epochs_given(
 
 def test_a_head_that_reads_all_stages_is_trained_more_slowly() -> None:
     backbone = Backbone("test_resnet", weights="none")
-    for head, rate in ("last", 0.01), ("stages", 0.003):
-        network = replace(backbone, head=head).build_on_meta()
+    networks = [one.build_on_meta() for one in (backbone, replace(backbone, head="stages"))]
+    for network, rate in zip(networks, (0.01, 0.003), strict=True):
         assert only_plan(AllButHead(), network).learning_rate == rate
         assert [plan.learning_rate for plan in decide(Gradual(), network).plans] == [rate, 0.001, 0.001]
         assert only_plan(AllButHead(learning_rate=0.02), network).learning_rate == 0.02
