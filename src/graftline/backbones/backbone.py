@@ -245,9 +245,10 @@ class Backbone:
         network = self.build_on_meta()
         channels, usual, _ = network.pretrained_cfg["input_size"]  # type: ignore[index]  # a timm model has it
         channels, size = self.channels or channels, self.given_size or usual
-        reason = find_refusal(self._for_size(network), size, channels) if self.options else None
+        changed = bool(self.options) or self.head != "last"
+        reason = find_refusal(self._for_size(network), size, channels) if changed else None
         if reason is not None:
-            plain = replace(self, options={})
+            plain = replace(self, options={}, head="last")
             if find_refusal(plain._for_size(plain.build_on_meta()), size, channels) is None:
                 raise UserError(self._wrong_options("used", reason))
         if self.given_size is not None:
@@ -270,7 +271,8 @@ class Backbone:
             raise UserError(self._wrong_options("built", first_line(error))) from error
 
     def _wrong_options(self, what: str, reason: str) -> str:
-        given = ", ".join(f"{key}={value}" for key, value in self.options.items())
+        changed = {**self.options, **({} if self.head == "last" else {"head": self.head})}
+        given = ", ".join(f"{key}={value}" for key, value in changed.items())
         return f"The backbone '{self.name}' cannot be {what} with {given} ({reason}): leave that out."
 
     def _for_size(self, network: nn.Module) -> Callable[[int], nn.Module]:
