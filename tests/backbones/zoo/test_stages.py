@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from graftline.backbones.backbone import Backbone
 from graftline.backbones.layers import body_groups, group_names, head_parameters
+from graftline.backbones.zoo.stages import StagesHead
 from graftline.bundle.save import save_bundle
 from graftline.errors import UserError
 from graftline.features.cut import UncuttableError, cut
@@ -173,3 +174,13 @@ def test_a_bundle_is_built_again_and_gives_its_weights(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused_before_any_image(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Backbone(**{"head": "stages", "weights": "none", **arguments}).check()
+
+
+def test_a_network_that_cannot_run_with_it_is_refused_before_any_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_network: StagesHead, _images: Tensor) -> Tensor:
+        raise RuntimeError("maps without places")
+
+    monkeypatch.setattr(StagesHead, "forward_features", fail)
+    with pytest.raises(UserError, match=r"cannot be used with head=stages \(maps without places\): leave that out"):
+        Backbone("test_resnet", head="stages", weights="none").check()
+    Backbone("test_resnet", weights="none").check()
