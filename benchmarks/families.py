@@ -24,6 +24,8 @@ from timm.models import list_modules
 
 from graftline.augment.policy import Policy
 from graftline.backbones.backbone import Backbone, Graft
+from graftline.backbones.families import OWN
+from graftline.backbones.loading import STAGES
 from graftline.bundle.predictor import Predictor
 from graftline.bundle.save import save_bundle
 from graftline.console import say
@@ -220,7 +222,7 @@ def main(families: list[str]) -> None:
     results = read_page()
     with tempfile.TemporaryDirectory() as name:
         dataset = make_dataset(Path(name))
-        for family in families or sorted(set(list_modules()) - set(results)):
+        for family in families or sorted(set(list_modules()) - set(results) - OWN - {STAGES}):
             results[family] = examine_apart(family, dataset)
             say(f"{family}: {results[family]}")
             write_page(results)

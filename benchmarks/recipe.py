@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -57,6 +57,7 @@ class Change:
         learning_rate: None: the freeze rule's own.
         batchnorm: what happens to BatchNorm's statistics.
         drop_path_rate: stochastic depth.
+        head: what the head reads.
         recipe: arguments of ``Recipe``.
         frozen: patterns of the names of what stays frozen; without any, everything is trained, or the head alone.
     """
@@ -65,6 +66,7 @@ class Change:
     learning_rate: float | None = None
     batchnorm: BatchNormChoice = "auto"
     drop_path_rate: float = 0.0
+    head: Literal["last", "stages"] = "last"
     recipe: Mapping[str, Any] = field(default_factory=dict)
     frozen: Sequence[str] = ()
 
@@ -85,6 +87,7 @@ CHANGES = (
 OF_A_HEAD = (  # the other changes leave a head as it is
     *CHANGES[:2],
     *(Change(f"optim.lr={rate}", learning_rate=rate) for rate in (0.001, 0.0025, 0.01)),
+    Change("backbone.head=stages", head="stages"),
 )
 
 
@@ -123,7 +126,7 @@ def train(change: Change, version: DatasetVersion, work: Work, seed: int, folder
     kind = functools.partial(Names, change.frozen) if change.frozen else AllButHead if work.head else Nothing
     given: dict[str, Any] = {"epochs": work.epochs, "learning_rate": change.learning_rate}
     rule = kind(**{key: value for key, value in given.items() if value is not None}, batchnorm=change.batchnorm)
-    backbone = Backbone(NETWORK, image_size=work.image_size, drop_path_rate=change.drop_path_rate)
+    backbone = Backbone(NETWORK, head=change.head, image_size=work.image_size, drop_path_rate=change.drop_path_rate)
     setup = TrainingSetup(
         graft=backbone.build(version.class_names),
         version=version,
@@ -192,7 +195,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=64, help="px; 0: the network's own")
     keys = list(dict.fromkeys(change.key for change in (*CHANGES, *OF_A_HEAD)))
     parser.add_argument("--changes", choices=keys, nargs="+", default=keys, help="compared with the first of them")
-    parser.add_argument("--head", action="store_true", help="the head alone, by the rates and with adapted statistics")
+    parser.add_argument("--head", action="store_true", help="the head alone, by its rate and by what it reads")
     asked = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", Execution().num_threads)))
     work = Work(asked.images, asked.validated, asked.tested, asked.epochs, asked.image_size or None, asked.head)

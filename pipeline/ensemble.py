@@ -187,8 +187,9 @@ class MakeEnsemble(Train):
                 check(self.crops, way)
             except UserError as error:
                 raise UserError(f"{backbone.name}: {error}") from error
-            if self.choose in SOUPS and (backbone.name, way) != (backbones[0].name, ways[0]):
-                kinds = [f"{one.name} at {at.image_size[0]} px" for one, at in zip(backbones, ways, strict=True)]
+            if self.choose in SOUPS and (backbone.network_name, way) != (backbones[0].network_name, ways[0]):
+                names = [one.network_name for one in backbones]
+                kinds = [f"{name} at {at.image_size[0]} px" for name, at in zip(names, ways, strict=True)]
                 raise UserError(
                     f"MakeEnsemble.choose is {self.choose}, which averages the weights of one network, but members are "
                     f"to be of several ({', '.join(kinds)}): name one backbone and one image size, or average "

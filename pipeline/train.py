@@ -157,7 +157,7 @@ class Train:
             beyond = look_beyond(result, setup.version, files.test, self.evaluation, self.tracking)
             outcome = TrainOutcome(
                 files,
-                self.backbone.name,
+                self.backbone.network_name,
                 setup.version,
                 told,
                 trained,
@@ -210,7 +210,7 @@ class Train:
         if not is_tried(self.backbone.name):
             say(f"Nobody has tried the family of {self.backbone.name}: it is saved once as a bundle, untrained.")
             graft = replace(self.backbone, weights="none", file=None).build(2)
-            check_savable(self.backbone.name, graft.network, graft.preprocessing)
+            check_savable(self.backbone.network_name, graft.network, graft.preprocessing)
 
     def _check_trainable(self) -> None:
         """Make sure that the network can be trained as is asked for."""
@@ -241,7 +241,7 @@ class Train:
         pl.seed_everything(self.seed, workers=True, verbose=False)
         version = without_fold(version, self.train.fold)
         graft = self._fit_to_images(version).build(version.class_names)
-        say(f"Backbone {self.backbone.name}: {graft.weights.describe()}.")
+        say(f"Backbone {self.backbone.network_name}: {graft.weights.describe()}.")
         return TrainingSetup(
             graft=graft,
             version=version,
@@ -278,7 +278,7 @@ class Train:
 
     def _start_run(self, setup: TrainingSetup, files: RunDirectory) -> "Run":
         return self.tracking.start(
-            run_name=self.name or f"{self.backbone.name} seed{self.seed}",  # until it is known what is frozen
+            run_name=self.name or f"{self.backbone.network_name} seed{self.seed}",  # until it is known what is frozen
             experiment=setup.version.name,
             directory=files.path,
             tags={STAGE: "train"},
@@ -287,13 +287,13 @@ class Train:
 
     def _log_setup(self, run: "Run", setup: TrainingSetup, decision: FreezeDecision, files: RunDirectory) -> str:
         """Log configuration, code and images; returns the run's name."""
-        facts = summary(setup, decision, self.backbone.name)
+        facts = summary(setup, decision, self.backbone.network_name)
         # what the network was built with: the configuration does not say which phi a budget came to
         built = {f"network.{key}": value for key, value in setup.graft.arguments.items()}
         log_setup(run, setup.version, first={**facts, **built})
         if self.name is None:
             run.rename(own_name(facts))
-        log_cost(run, setup.graft, self.backbone.name, files.cost)
+        log_cost(run, setup.graft, self.backbone.network_name, files.cost)
         return self.name or own_name(facts)
 
     def _choose_policy(
@@ -390,7 +390,7 @@ class Train:
         save_bundle(
             files.bundle,
             graft.network,
-            timm_name=self.backbone.name,
+            timm_name=self.backbone.network_name,
             class_names=version.class_names,
             preprocessing=graft.preprocessing,
             card=card,

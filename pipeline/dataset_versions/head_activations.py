@@ -30,7 +30,7 @@ def cut_below_head(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # random weights, where a network has no others, are the same each time
         graft = backbone.for_images(version.typical_side(), version.typical_aspect()).build(version.class_names)
-    say(f"Backbone {backbone.name}: {graft.weights.describe()}.")
+    say(f"Backbone {backbone.network_name}: {graft.weights.describe()}.")
     try:
         return HeadTrunk.of(PassSetup(graft, version, features, execution, cluster=cluster), "only heads are fitted")
     except UncuttableError as error:

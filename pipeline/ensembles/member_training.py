@@ -53,7 +53,7 @@ class Member:
 
     def __str__(self) -> str:
         without = "" if self.fold is None else f", without part {self.fold} of the training images"
-        return f"{self.winner.backbone.name}, seed {self.seed}{without}"
+        return f"{self.winner.backbone.network_name}, seed {self.seed}{without}"
 
 
 def train_members(members: Sequence[Member], cluster: NoCluster | RayCluster, *, resume: bool = False) -> list[str]:

@@ -120,11 +120,11 @@ class Challengers:
         """
         if self.champion is None:
             raise UserError("there is no champion yet.")
-        bundle, name = self.stage.tracking.registry().bundle(self.champion.uri), self.stage.backbone.name
+        bundle, name = self.stage.tracking.registry().bundle(self.champion.uri), self.stage.backbone.network_name
         if not (bundle / WEIGHTS_FILE).is_file():
             raise UserError("the champion is an ensemble.")
         network = read_description(bundle)["timm_name"]
-        if network.partition(".")[0] != name.partition(".")[0]:
+        if _without_tag(network) != _without_tag(name):
             raise UserError(f"the champion is a {network}, not a {name}.")
         backbone = replace(self.stage.backbone, weights="file", file=str(bundle / WEIGHTS_FILE))
         backbone.build(self.version.class_names)
@@ -181,6 +181,16 @@ class Challengers:
                 "again when it answers, it goes on from here."
             )
         return registered
+
+
+def _without_tag(network: str) -> str:
+    """Return a network's name without the tag of its weights, and the head that reads all stages.
+
+    >>> _without_tag("resnet50.a1_in1k+stages"), _without_tag("resnet50")
+    ('resnet50+stages', 'resnet50')
+    """
+    name, plus, head = network.partition("+")
+    return name.partition(".")[0] + plus + head
 
 
 def _begun(directory: Path, backbone: Backbone) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.recipe import CHANGES, Change, Outcome, table
+from benchmarks.recipe import CHANGES, OF_A_HEAD, Change, Outcome, table
 from graftline.pipeline.cli import compose
 
 pytestmark = pytest.mark.usefixtures("one_hydra")
@@ -25,12 +25,13 @@ def test_changes_are_compared_with_the_first_over_all_seeds() -> None:
     assert second[3:] == ("0.400", "0.200")
 
 
-@pytest.mark.parametrize("change", CHANGES[1:], ids=lambda change: change.key)
+@pytest.mark.parametrize("change", [*CHANGES[1:], *OF_A_HEAD[2:]], ids=lambda change: change.key)
 def test_a_change_is_what_its_key_asks_for(change: Change) -> None:
     stage: Any = compose("train", change.key.split()).stage
     plain: Any = compose("train", []).stage
     assert stage.freeze.batchnorm == change.batchnorm
     assert stage.backbone.drop_path_rate == change.drop_path_rate
+    assert stage.backbone.head == change.head
     assert stage.train == replace(plain.train, **change.recipe)
     assert stage.optim.keywords["lr"] == change.learning_rate
     assert list(getattr(stage.freeze, "frozen", ())) == list(change.frozen)

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graftline.backbones.backbone import Backbone
 from graftline.backbones.layers import body_groups, head_parameters
 from graftline.errors import UserError
 from graftline.freezing.plan import FreezePlan
@@ -185,6 +186,16 @@ def test_the_phases_have_just_the_epochs_given(
     assert all(plan.epochs >= 1 for plan in plans)
     assert plans[0].only_head
     assert all(earlier.trainable < later.trainable for earlier, later in pairwise(plans))
+
+
+def test_a_head_that_reads_all_stages_is_trained_more_slowly() -> None:
+    backbone = Backbone("test_resnet", weights="none")
+    networks = [one.build_on_meta() for one in (backbone, replace(backbone, head="stages"))]
+    for network, rate in zip(networks, (0.005, 0.002), strict=True):
+        assert only_plan(AllButHead(), network).learning_rate == rate
+        assert [plan.learning_rate for plan in decide(Gradual(), network).plans] == [rate, 0.001, 0.001]
+        assert only_plan(AllButHead(learning_rate=0.02), network).learning_rate == 0.02
+    assert only_plan(Nothing(), network).learning_rate == 0.001
 
 
 @pytest.mark.parametrize("rule", [AllButHead(), Nothing(), FirstStages(number=1), Names(["*.weight"])])

@@ -85,6 +85,8 @@ def test_settings_tell_candidates_apart(plain: Backbone) -> None:
     found = list_candidates(backbones, "test_resnet", 64)
     assert [one.name for one in found] == ["test_resnet 64 px, crop_pct=0.875", "test_resnet 64 px, crop_pct=1.0"]
     assert len({one.key for one in found}) == 2
+    heads = list_candidates([replace(sized, head="last"), replace(sized, head="stages")], "test_resnet", 64)
+    assert [one.name for one in heads] == ["test_resnet 64 px, head=last", "test_resnet 64 px, head=stages"]
 
 
 def test_a_size_that_suits_the_images_is_one_that_the_search_finds(weights_dir: Path) -> None:

@@ -18,6 +18,7 @@ from graftline.backbones.weights import Weights, WeightsFile, WeightsSourceChoic
 from graftline.errors import UserError, first_line
 
 MAX_IMAGE_SIZE = 10_000  # px; the first maps of one image alone would take gigabytes
+HEADS = ("last", "stages")
 ELONGATED = 2.0  # long side by short side: from here on, a crop of the center shows half of an image or less
 
 
@@ -47,6 +48,8 @@ class Backbone:
 
     Attributes:
         name: a timm model, with or without a tag (``resnet50``, ``resnet50.a1_in1k``).
+        head: what the new head reads: ``last``, the network's last features, or ``stages``, the averages and maxima of
+            the maps of all its stages beside them, which plain timm cannot build.
         weights: ``auto`` takes the first of: the file, a package, the weights directory, the local hub cache, the hub.
         file: a .safetensors, .pth, .pt or .bin file with the network's weights.
         image_size: side of the square input, in pixels; None: what the weights were trained with; ``auto``: the same,
@@ -63,6 +66,7 @@ class Backbone:
     """
 
     name: str
+    head: Literal["last", "stages"] = "last"
     weights: WeightsSourceChoice = "auto"
     file: str | None = None
     image_size: int | Literal["auto"] | None = None
@@ -82,12 +86,28 @@ class Backbone:
             raise UserError(
                 f"Backbone.image_size is {self.given_size} px, but must be above 0 and at most {MAX_IMAGE_SIZE}."
             )
+        if self.head not in HEADS:
+            raise UserError(f"Backbone.head is {self.head!r}: use one of {', '.join(HEADS)}.")
         if self.crop_mode not in (None, *CROP_MODES):
             raise UserError(f"Backbone.crop_mode is {self.crop_mode!r}: use one of {', '.join(CROP_MODES)}.")
         if self.channels not in (None, 1, 3):
             raise UserError(f"Backbone.channels is {self.channels}, but images have 3, or 1 if gray.")
         for option in self.options.keys() & OWN_KEYS.keys():
             raise UserError(f"Backbone.options.{option} is an argument of its own: give Backbone.{OWN_KEYS[option]}.")
+
+    @property
+    def network_name(self) -> str:
+        """What the network is called: its name in timm, and whether its head reads all stages.
+
+        >>> Backbone("resnet50.a1_in1k").network_name, Backbone("resnet50.a1_in1k", head="stages").network_name
+        ('resnet50.a1_in1k', 'resnet50.a1_in1k+stages')
+        """
+        return self.name if self.head == "last" else f"{self.name}+{self.head}"
+
+    @property
+    def built_as(self) -> str:
+        """The model of timm's that is built: the one of its name, or the one that is built around it."""
+        return self.name if self.head == "last" else self.head
 
     @property
     def given_size(self) -> int | None:
@@ -139,9 +159,9 @@ class Backbone:
         num_classes = classes if isinstance(classes, int) else len(classes)
         file = self.check()
         if file is None:
-            network = create(self.name, num_classes, self._timm_options())
+            network = create(self.built_as, num_classes, self._timm_options())
             return self._graft(network, Weights("none", license="none"))
-        network = create_pretrained(self.name, file, self._timm_options())
+        network = create_pretrained(self.built_as, file, self._timm_options())
         weights = file.record()
         keeps = bool(network.num_classes == num_classes)
         if not isinstance(classes, int):
@@ -175,7 +195,7 @@ class Backbone:
             UserError: it cannot.
         """
         with torch.device("meta"):
-            network = create(self.name, 1, self._timm_options())
+            network = create(self.built_as, 1, self._timm_options())
         check_single_image(self.name, network.train(), self._preprocessing(network))
 
     def check_checkpointing(self) -> None:
@@ -185,7 +205,7 @@ class Backbone:
             UserError: it cannot.
         """
         with torch.device("meta"):
-            network: Any = create(self.name, 1, self._timm_options())
+            network: Any = create(self.built_as, 1, self._timm_options())
         try:
             network.set_grad_checkpointing(True)
         except (AssertionError, AttributeError) as error:  # timm's way to say so
@@ -202,11 +222,11 @@ class Backbone:
         """
         catalog.check(self.name)
         with torch.device("meta"):  # shapes only: neither memory nor time for the weights
-            return self._preprocessing(create(self.name, 1, self._timm_options()))
+            return self._preprocessing(create(self.built_as, 1, self._timm_options()))
 
     def arguments(self) -> dict[str, Any]:
         """Return what timm needs to build the network again, beside name, number of classes and weights."""
-        arguments = dict(self.options)
+        arguments = dict(self.options) if self.head == "last" else {"body": self.name, **self.options}
         if self.channels is not None:
             arguments["in_chans"] = self.channels
         config = get_pretrained_cfg(self.name)
@@ -225,9 +245,10 @@ class Backbone:
         network = self.build_on_meta()
         channels, usual, _ = network.pretrained_cfg["input_size"]  # type: ignore[index]  # a timm model has it
         channels, size = self.channels or channels, self.given_size or usual
-        reason = find_refusal(self._for_size(network), size, channels) if self.options else None
+        changed = bool(self.options) or self.head != "last"
+        reason = find_refusal(self._for_size(network), size, channels) if changed else None
         if reason is not None:
-            plain = replace(self, options={})
+            plain = replace(self, options={}, head="last")
             if find_refusal(plain._for_size(plain.build_on_meta()), size, channels) is None:
                 raise UserError(self._wrong_options("used", reason))
         if self.given_size is not None:
@@ -243,14 +264,15 @@ class Backbone:
         options.pop("img_size", None)
         try:
             with torch.device("meta"):
-                return create(self.name, 1, options)
+                return create(self.built_as, 1, options)
         except UserError:
             raise
         except Exception as error:  # whatever a network's constructor makes of an option that it knows
             raise UserError(self._wrong_options("built", first_line(error))) from error
 
     def _wrong_options(self, what: str, reason: str) -> str:
-        given = ", ".join(f"{key}={value}" for key, value in self.options.items())
+        changed = {**self.options, **({} if self.head == "last" else {"head": self.head})}
+        given = ", ".join(f"{key}={value}" for key, value in changed.items())
         return f"The backbone '{self.name}' cannot be {what} with {given} ({reason}): leave that out."
 
     def _for_size(self, network: nn.Module) -> Callable[[int], nn.Module]:
@@ -258,7 +280,7 @@ class Backbone:
         options = self._timm_options()
         if "img_size" not in options:
             return lambda _: network
-        return lambda size: create(self.name, 1, {**options, "img_size": size})
+        return lambda size: create(self.built_as, 1, {**options, "img_size": size})
 
     def _preprocessing(self, network: nn.Module) -> Preprocessing:
         config = timm.data.resolve_model_data_config(

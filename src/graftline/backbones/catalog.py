@@ -58,8 +58,10 @@ def _registered() -> Catalog:
     from timm.models import get_deprecated_models
 
     import graftline.backbones.zoo  # noqa: F401  # registers our own networks with timm
+    from graftline.backbones.loading import STAGES
 
-    return Catalog(sorted({*timm.list_models(), *timm.list_models(include_tags=True)}), get_deprecated_models())
+    known = {*timm.list_models(), *timm.list_models(include_tags=True)} - {STAGES}  # that is built around another
+    return Catalog(sorted(known), get_deprecated_models())
 
 
 def _file() -> Path:

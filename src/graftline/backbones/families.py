@@ -34,6 +34,15 @@ TRIED = OWN | {
 }
 
 
+def is_own(network_name: str) -> bool:
+    """Tell whether timm can build a network only once it knows those of graftline's own.
+
+    >>> is_own("lenet5"), is_own("resnet50.a1_in1k"), is_own("resnet50.a1_in1k+stages")
+    (True, False, True)
+    """
+    return "+" in network_name or bool(is_model_in_modules(network_name.partition(".")[0], OWN))
+
+
 def is_tried(name: str) -> bool:
     """Tell whether a network of the same family is known to become a bundle.
 

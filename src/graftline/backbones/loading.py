@@ -23,6 +23,7 @@ OWN_KEYS = {
     "pretrained": "weights",
 }
 ADAPTED = ("in_chans", "img_size")  # to which timm, as a rule, brings tensors of another shape
+STAGES, STAGES_HEAD = "stages", "stages_head"  # the network of zoo/stages.py, and its classifier
 DROP_RATES = ("drop_rate", "drop_path_rate")  # that graftline always gives, and some networks do not have
 
 StateDict = Mapping[str, Tensor]
@@ -66,10 +67,17 @@ def _unknown_option(name: str, option: str) -> str:
 def create_pretrained(name: str, weights: WeightsFile, options: Mapping[str, Any]) -> nn.Module:
     """Create a timm network with weights, whose head is that of the weights (none if they have none).
 
+    A network that is built around a body (``options["body"]``) also takes the weights of that.
+
     Raises:
         UserError: the file cannot be read, or its tensors are not exactly the network's.
     """
     state = read(weights)
+    around = any(key.startswith(f"{STAGES_HEAD}.") for key in state)
+    if name == STAGES and not around:
+        return _create_around(weights, options)
+    if name != STAGES and around:
+        raise UserError(f"{weights.path} is of a network whose head reads all stages: give Backbone.head='{STAGES}'.")
     if weights.source == "packaged":
         return _create_packaged(name, weights, state, options)
     candidates = _head_sizes(name, state)
@@ -84,6 +92,16 @@ def create_pretrained(name: str, weights: WeightsFile, options: Mapping[str, Any
         except Exception as error:  # timm's converters fail in any way on tensors of another architecture
             reason = error
     raise UserError(_misfit(name, candidates[0], weights, state, options, reason)) from reason
+
+
+def _create_around(weights: WeightsFile, options: Mapping[str, Any]) -> nn.Module:
+    """Create ``stages`` with the weights of its body and without a classifier."""
+    of_body = {key: value for key, value in options.items() if key != "body"}
+    body: Any = create_pretrained(options["body"], weights, of_body)
+    body.reset_classifier(0)
+    network = create(STAGES, 0, options)
+    network.load_state_dict(body.state_dict())
+    return network
 
 
 def _create_packaged(name: str, weights: WeightsFile, state: StateDict, options: Mapping[str, Any]) -> nn.Module:
@@ -164,17 +182,18 @@ def _misfit(
     name: str, num_classes: int, weights: WeightsFile, state: StateDict, options: Mapping[str, Any], reason: Exception
 ) -> str:
     """Return a sentence that says what does not fit, and whether an option is the reason."""
-    shaping = {key: value for key, value in options.items() if key not in DROP_RATES}
-    findings = _findings(name, num_classes, state, {k: v for k, v in shaping.items() if k not in ADAPTED})
-    findings = findings or _findings(name, num_classes, state, shaping)
+    around = {key: value for key, value in options.items() if key == "body"}
+    shaping = {key: value for key, value in options.items() if key not in (*DROP_RATES, *around)}
+    findings = _findings(name, num_classes, state, around | {k: v for k, v in shaping.items() if k not in ADAPTED})
+    findings = findings or _findings(name, num_classes, state, around | shaping)
     found = ", ".join(findings) or textwrap.shorten(str(reason) or type(reason).__name__, 200, placeholder=" …")
     way_out = "name the architecture that the weights are of"
     if shaping:
         given = ", ".join(f"{OWN_KEYS.get(key, key)}={value}" for key, value in shaping.items())
         way_out += f", with its options (now {given})"
-        if findings and not _findings(name, num_classes, state, {}):
+        if findings and not _findings(name, num_classes, state, around):
             way_out = f"they fit without {given}: leave that out"
-    return f"{weights.path} does not fit the backbone '{name}': {found}; {way_out}."
+    return f"{weights.path} does not fit the backbone '{around.get('body', name)}': {found}; {way_out}."
 
 
 def _findings(name: str, num_classes: int, state: StateDict, options: Mapping[str, Any]) -> list[str]:

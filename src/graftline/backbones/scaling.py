@@ -98,5 +98,5 @@ class ScaledBackbone(Backbone):
         """Return the measured 10⁹ multiply-adds for one image."""
         size, channels = self.given_size or resolution(phi), self.channels or 3
         with torch.device("meta"):  # shapes only
-            network = create(self.name, NUM_CLASSES, {**super().arguments(), "phi": phi})
+            network = create(self.built_as, NUM_CLASSES, {**super().arguments(), "phi": phi})
         return count(network, (size, size), channels).macs / 1e9

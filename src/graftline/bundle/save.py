@@ -70,7 +70,7 @@ def save_bundle(
     Args:
         directory: where it appears; a bundle that is there is replaced.
         network: a timm network with K outputs, on any device and in any mode; it is left as it is.
-        timm_name: what the network is called in timm, with or without a tag.
+        timm_name: what the network is called in timm, with or without a tag, or `Backbone.network_name`.
         class_names: K names, in the order of the outputs.
         preprocessing: what was done to the images that it was trained on.
         card: what is to be known of the training (freeze plan, dataset digest, metrics, library versions): JSON.

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from graftline.backbones.layers import head_parameters
+from graftline.backbones.zoo.stages import StagesHead
 from graftline.errors import first_line
 from graftline.features.trace import Values, main_logits, mode_kept, trace
 
@@ -117,7 +118,7 @@ def _cut_by_head(network: Any, images: Tensor, why: str) -> Cut:
     graph = fx.Graph()
     dropped = graph.call_module("dropout", (graph.placeholder("activations"),))
     graph.output(graph.call_module(name, (dropped,)))
-    dropout = nn.Dropout(getattr(network, "drop_rate", 0.0))
+    dropout = network.stages_drop if isinstance(network, StagesHead) else nn.Dropout(getattr(network, "drop_rate", 0.0))
     tail = fx.GraphModule({"dropout": dropout, name: classifier}, graph, "Tail")
     try:
         trunk = _HeadTrunk(network)

@@ -11,11 +11,9 @@ from torch import nn
 
 from graftline.backbones.layers import body_groups
 from graftline.freezing.plan import FreezePlan, depth_in_words, plan_from_depth
-from graftline.freezing.rates import head_factor, whole_network_rate
+from graftline.freezing.rates import head_factor, head_rate, whole_network_rate
 
-# The head alone: it is new and has nothing to lose, and its epochs cost next to nothing. Twice the rate ends at a
-# higher log loss, half of it leaves the head of a hundred images unfinished (docs/freezing-measurements.md).
-HEAD_EPOCHS, HEAD_RATE = 30, 0.005
+HEAD_EPOCHS = 30  # of the head alone; they cost next to nothing
 
 # Images per step. A step of a head costs next to nothing; where more is trained, small sets need the steps:
 # 1,400 images give 44 of 32 an epoch.
@@ -99,10 +97,10 @@ def share_of(groups: int, share: float) -> int:
     return floor(share * groups + 0.5)
 
 
-def head_plan(network: Any, *, epochs: int = HEAD_EPOCHS, learning_rate: float = HEAD_RATE) -> FreezePlan:
-    """Return the plan that trains the head alone."""
-    frozen = len(body_groups(network))
-    return plan_from_depth(network, frozen, depth_in_words(network, frozen), epochs=epochs, learning_rate=learning_rate)
+def head_plan(network: Any, *, epochs: int = HEAD_EPOCHS, learning_rate: float | None = None) -> FreezePlan:
+    """Return the plan that trains the head alone; a rate that is None is the network's own."""
+    frozen, rate = len(body_groups(network)), head_rate(network) if learning_rate is None else learning_rate
+    return plan_from_depth(network, frozen, depth_in_words(network, frozen), epochs=epochs, learning_rate=rate)
 
 
 def deep_plan(network: nn.Module, frozen_groups: int, reason: str, epochs: int) -> FreezePlan:

@@ -24,11 +24,16 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from graftline.backbones.layers import body_groups, head_parameters
+from graftline.backbones.zoo.stages import StagesHead
 
 BATCHNORM_RATE = 0.001  # AdamW's own default; measured on EfficientNet-Lite (docs/freezing.md)
 OTHER_RATE = 0.0001
 NEW_HEAD = 10.0  # times that rate: at 0.0001, a hundred steps of AdamW move a weight by 0.005 at most
 STEM_SHARE = 0.05  # of that rate: ConvNeXt's 0.8 over 13 steps, between what BEiT-B has with and without labels
+# The head alone: it is new and has nothing to lose. Twice the rate ends at a higher log loss, half of it leaves the
+# head of a hundred images unfinished (docs/freezing-measurements.md). One that reads all stages is given more features,
+# of a variance of 1: a step of the same size, which is AdamW's for each weight, changes its logits by more.
+HEAD_RATE, STAGES_RATE = 0.005, 0.002
 LEAST_DECAY = 0.5  # of few groups (PoolFormer has one) none is to be left behind; published ones begin at 0.6
 
 
@@ -40,6 +45,16 @@ def whole_network_rate(network: nn.Module) -> float:
     (0.001, 0.0001)
     """
     return BATCHNORM_RATE if batchnorm_share(network) >= 0.5 else OTHER_RATE
+
+
+def head_rate(network: nn.Module) -> float:
+    """Return the learning rate of AdamW for training the head of a timm network alone, in batches of 64.
+
+    >>> from graftline.backbones.backbone import Backbone
+    >>> [head_rate(Backbone("test_vit", head=head).build_on_meta()) for head in ("last", "stages")]
+    [0.005, 0.002]
+    """
+    return STAGES_RATE if isinstance(network, StagesHead) else HEAD_RATE
 
 
 def head_factor(network: nn.Module) -> float:

@@ -12,9 +12,10 @@ from fnmatch import fnmatchcase
 
 from graftline.backbones.layers import body_groups, group_names, head_parameters
 from graftline.errors import UserError
-from graftline.freezing.depth import HEAD_EPOCHS, HEAD_RATE, deep_plan, head_plan, random_plan, share_of
+from graftline.freezing.depth import HEAD_EPOCHS, deep_plan, head_plan, random_plan, share_of
 from graftline.freezing.evidence import too_few_to_choose
 from graftline.freezing.plan import FreezePlan, depth_in_words, plan_from_depth, plan_from_names
+from graftline.freezing.rates import HEAD_RATE
 from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule, check_recommendation
 from graftline.freezing.spare_time import has_time_for_more
 
@@ -41,11 +42,11 @@ class AllButHead(_OneDepth):
 
     Attributes:
         epochs: recommended.
-        learning_rate: recommended.
+        learning_rate: recommended; None: by the network.
     """
 
     epochs: int = HEAD_EPOCHS
-    learning_rate: float = HEAD_RATE
+    learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -187,7 +188,7 @@ class Gradual(FreezeRule):
         step_groups: how many layer groups join at each step.
         until: share of the layer groups that stays frozen to the end, 0 to 1, rounded to whole groups.
         epochs: of all phases together, recommended.
-        head_learning_rate: of the first phase, recommended.
+        head_learning_rate: of the first phase, recommended; None: by the network.
         learning_rate: of the further ones, recommended.
     """
 
@@ -196,13 +197,14 @@ class Gradual(FreezeRule):
     step_groups: int = 1
     until: float = 0.5
     epochs: int = 30
-    head_learning_rate: float = HEAD_RATE
+    head_learning_rate: float | None = None
     learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_own(self, self.epochs, self.learning_rate)
-        check_recommendation(self.epochs, self.head_learning_rate, "Gradual.epochs", "Gradual.head_learning_rate")
+        rate = HEAD_RATE if self.head_learning_rate is None else self.head_learning_rate
+        check_recommendation(self.epochs, rate, "Gradual.epochs", "Gradual.head_learning_rate")
         for key in ("head_epochs", "step_epochs", "step_groups"):
             if getattr(self, key) < 1:
                 raise UserError(f"Gradual.{key} is {getattr(self, key)}, it must be at least 1.")

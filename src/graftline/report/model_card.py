@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from timm.models import is_model_in_modules
 
 import graftline
 import graftline.backbones.zoo  # registers our own networks with timm, which tells which ones these are
 from graftline.augment.crops import CROP_SETS
 from graftline.augment.preprocess import Preprocessing
-from graftline.backbones.families import OWN
+from graftline.backbones.families import is_own
 from graftline.backbones.weights import UNKNOWN
 from graftline.bundle.ensemble import is_ensemble, read_ensemble
 from graftline.bundle.layout import read_description
@@ -330,7 +329,7 @@ class _Card:
             "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))",
             f'logits = network(transform(Image.open("photo.jpg").convert("{mode}")).unsqueeze(0))',
         ]
-        if is_model_in_modules(self.content["timm_name"].partition(".")[0], OWN):
+        if is_own(self.content["timm_name"]):
             lines.insert(0, "import graftline.backbones.zoo  # the network is not one of timm's own")
         missing = "" if self.content.get("calibration") is None else ", without the calibration"
         return f"With timm alone{missing}:\n\n{_code(*lines)}"

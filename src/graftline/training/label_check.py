@@ -20,8 +20,8 @@ from graftline.data.loaders import decode_sample
 from graftline.data.version import Samples, order_by_content
 from graftline.features.cache import CacheFullError
 from graftline.features.frozen_pass import content_draw
-from graftline.freezing.depth import HEAD_RATE
 from graftline.freezing.plan import FreezePlan, plan_from_depth
+from graftline.freezing.rates import head_rate
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.policy_choice import FEWEST_IMAGES, CandidateResult, HeadKnowledge, PolicyChoice, within_margin
 from graftline.training.recipe import Recipe
@@ -93,7 +93,7 @@ def _for_the_head(setup: TrainingSetup) -> TrainingSetup:
         version=version.part(**most),
         features=dataclasses.replace(setup.features, cache=True, views=0),
         recipe=Recipe(),
-        optimizer=functools.partial(torch.optim.AdamW, lr=HEAD_RATE),
+        optimizer=functools.partial(torch.optim.AdamW, lr=head_rate(setup.graft.network)),
     )
 
 

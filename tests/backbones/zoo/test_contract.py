@@ -20,7 +20,11 @@ from graftline.backbones.layers import body_groups, head_parameters
 from graftline.bundle.save import save_bundle
 from graftline.errors import UserError
 
-NAMES = [name for name in timm.list_models() if model_entrypoint(name).__module__.startswith(f"{zoo.__name__}.")]
+NAMES = [
+    name
+    for name in timm.list_models()
+    if model_entrypoint(name).__module__.startswith(f"{zoo.__name__}.") and name != "stages"  # which needs a body
+]
 LIMITED = [name for name in NAMES if get_pretrained_cfg(name).min_input_size is not None]
 ANY_SIZE = 64  # px, for networks that pad so much that they take every size
 NUM_CLASSES = 7
