@@ -6,7 +6,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from graftline.tracking.dead_runs import end_dead_runs
-from graftline.tracking.names import ERROR, STAGE
+from graftline.tracking.names import ERROR, STAGE, USER
 from graftline.tracking.tracking import Tracking
 
 
@@ -34,5 +34,7 @@ def test_those_of_a_stage_are_ended_with_all_below_them(
         found = client.get_run(run_id)
         assert (found.info.status, found.data.tags[ERROR]) == ("KILLED", "the process ended without a word")
     assert end_dead_runs(tracking.registry(), "pets") == [other]
+    client.set_tag(start("of somebody else", "search"), USER, "somebody else")  # whose process may go on
+    assert end_dead_runs(tracking.registry(), "pets") == []
     assert end_dead_runs(tracking.registry(), "no such experiment") == []
     assert end_dead_runs(Tracking(f"sqlite:///{tmp_path / 'none.db'}").registry(), "pets") == []

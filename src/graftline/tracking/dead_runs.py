@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graftline.errors import UserError
-from graftline.tracking.names import HOST, OUTPUT_DIRECTORY, PARENT_RUN, STAGE
+from graftline.tracking.names import HOST, OUTPUT_DIRECTORY, PARENT_RUN, STAGE, USER
 from graftline.tracking.owner import read_owner
 from graftline.tracking.registry import Registry
+from graftline.tracking.tracking import user_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def end_dead_runs(registry: Registry, experiment: str, stage: str | None = None) -> list[str]:
-    """Mark the runs KILLED that were killed on this machine, with what they left unsent.
+    """Mark the runs of this user KILLED that were killed on this machine, with what they left unsent.
+
+    Those of others are left to them: whether one goes on is told by files that its user alone can read.
 
     Args:
         registry: of the MLflow that has them.
@@ -37,7 +40,8 @@ def end_dead_runs(registry: Registry, experiment: str, stage: str | None = None)
             return []
         here = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{platform.node()}'"
         runs = client.search_runs([found.experiment_id], here, order_by=["attributes.start_time ASC"])
-        return [run for run in runs if OUTPUT_DIRECTORY in run.data.tags]
+        mine = [run for run in runs if run.data.tags.get(USER) == user_name()]
+        return [run for run in mine if OUTPUT_DIRECTORY in run.data.tags]
 
     if not registry.is_there:
         return []
