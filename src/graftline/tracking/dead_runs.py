@@ -27,7 +27,7 @@ def end_dead_runs(registry: Registry, experiment: str, stage: str | None = None)
         stage: of the runs that are meant, with those that run below them; None: all.
 
     Returns:
-        Their ids.
+        Their ids, but for those that had ended before they were killed: what they left unsent says how.
 
     Raises:
         UserError: MLflow does not answer.
@@ -54,9 +54,10 @@ def end_dead_runs(registry: Registry, experiment: str, stage: str | None = None)
         directory = Path(tags[OUTPUT_DIRECTORY])
         owner = read_owner(directory)
         if owner is not None and owner.run_id == run_id:
-            with suppress(UserError):  # it is still going
-                ended += [run_id] if sync(directory).problem is None else []
+            with suppress(UserError, OSError):  # it is still going, or its disk can only be read
+                sync(directory)
         else:  # killed before it wrote there; one that is just about to write says in the end how it ended
             registry.ask(lambda client, run_id=run_id: client.set_terminated(run_id, "KILLED"))  # type: ignore[misc]  # a lambda
+        if registry.ask(lambda client, run_id=run_id: client.get_run(run_id)).info.status == "KILLED":  # type: ignore[misc]  # likewise
             ended.append(run_id)
     return ended
