@@ -45,6 +45,8 @@ def test_those_of_a_stage_are_ended_with_all_below_them(
     for run_id in (search, trial, training, member):
         found = client.get_run(run_id)
         assert (found.info.status, found.data.tags[ERROR]) == ("KILLED", "the process ended without a word")
+    late = start("late", "train", training)  # of one that was ended, and was gone on with
+    assert end_dead_runs(tracking.registry(), "pets", "search") == [late]
     assert end_dead_runs(tracking.registry(), "pets") == [other]
     client.set_tag(start("of somebody else", "search"), USER, "somebody else")  # whose process may go on
     assert end_dead_runs(tracking.registry(), "pets") == []

@@ -32,7 +32,15 @@ def end_dead_runs(registry: Registry, experiment: str, stage: str | None = None)
     Raises:
         UserError: MLflow does not answer.
     """
+    from graftline.tracking.client import known_run
     from graftline.tracking.outbox import sync
+
+    def is_meant(client: "MlflowClient", run: "MlflowRun | None") -> bool:
+        """Tell whether a run, or one that it is below, is of the stage; those above may have ended."""
+        while run is not None and stage is not None and run.data.tags.get(STAGE) != stage:
+            parent = run.data.tags.get(PARENT_RUN)
+            run = None if parent is None else known_run(client, parent)
+        return run is not None
 
     def find(client: "MlflowClient") -> "list[MlflowRun]":
         found = client.get_experiment_by_name(experiment)
@@ -41,17 +49,13 @@ def end_dead_runs(registry: Registry, experiment: str, stage: str | None = None)
         here = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{platform.node()}'"
         runs = client.search_runs([found.experiment_id], here, order_by=["attributes.start_time ASC"])
         mine = [run for run in runs if run.data.tags.get(USER) == user_name()]
-        return [run for run in mine if OUTPUT_DIRECTORY in run.data.tags]
+        return [run for run in mine if OUTPUT_DIRECTORY in run.data.tags and is_meant(client, run)]
 
     if not registry.is_there:
         return []
-    meant, ended = set[str](), list[str]()
-    for run in registry.ask(find):  # a run begins before those below it
-        run_id, tags = run.info.run_id, run.data.tags
-        if stage is not None and tags.get(STAGE) != stage and tags.get(PARENT_RUN) not in meant:
-            continue
-        meant.add(run_id)
-        directory = Path(tags[OUTPUT_DIRECTORY])
+    ended = list[str]()
+    for run in registry.ask(find):
+        run_id, directory = run.info.run_id, Path(run.data.tags[OUTPUT_DIRECTORY])
         owner = read_owner(directory)
         if owner is not None and owner.run_id == run_id:
             with suppress(UserError, OSError):  # it is still going, or its disk can only be read
