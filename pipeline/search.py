@@ -249,7 +249,7 @@ class Search(Train):
             return winner.train_head(), False
         winner.discard_earlier()
         members, each = self._share(setup, seconds)
-        how = ", nothing frozen, as it was chosen," if whole else ""
+        how = ", the whole network if it beats its head," if whole else ""
         what = f"{members} models of {winner.backbone.name}" if members > 1 else winner.backbone.name
         say(f"\nTraining {what}{how} with the {format_seconds(ledger.left)} that are left.")
         if members > 1:
