@@ -62,7 +62,8 @@ START_SECONDS = 5.0  # imports and configuration, before the stage runs
 END_SECONDS = 5.0  # table and picture, after the winner's training
 SURE_SHARE = 0.8  # of the time left, in which the winner's pass must fit: it is measured once more when it is trained
 STAGE_NAME = "search"
-HEAD_ALONE = "There is no time left but for the head of the winner."
+NO_TIME = "There is no time left but for the head of the winner."
+NO_ROOM = "More than the head of the winner does not fit the GPU's memory: its head alone is trained."
 
 
 @dataclass(frozen=True)
@@ -231,19 +232,7 @@ class Search(Train):
     def _train_winner(
         self, winner: Winner, setup: TrainingSetup, ledger: TimeLedger, *, whole: bool
     ) -> tuple[TrainResult, bool]:
-        """Train the winner for the rest of the time, its head alone where the GPU has no room for more.
-
-        Arguments and return value are those of ``_train_in_time``.
-        """
-        with suppress(TooLittleMemoryError):
-            return self._train_in_time(winner, setup, ledger, whole=whole)
-        warn("More than the head of the winner does not fit the GPU's memory: its head alone is trained.")
-        return winner.train_head(), False
-
-    def _train_in_time(
-        self, winner: Winner, setup: TrainingSetup, ledger: TimeLedger, *, whole: bool
-    ) -> tuple[TrainResult, bool]:
-        """Train the winner for the rest of the time, its head alone where that is too short.
+        """Train the winner for the rest of the time, its head alone where that is too short or the GPU has no room.
 
         An interrupt ends the training with the best epoch so far; with its head alone where no epoch is done.
 
@@ -252,16 +241,15 @@ class Search(Train):
 
         Raises:
             KeyboardInterrupt: the model was saved already, or the process is to end.
-            TooLittleMemoryError: it takes more memory than the GPU has.
         """
         setup = replace(setup, graft=winner.backbone.build(setup.version.class_names))
         seconds = ledger.left - END_SECONDS
-        if not _is_enough(setup, seconds):
-            warn(HEAD_ALONE)
+        if (why := _why_head_alone(setup, seconds)) is not None:
+            warn(why)
             return winner.train_head(), False
         winner.discard_earlier()
         members, each = self._share(setup, seconds)
-        how = ", nothing frozen, as it was chosen," if whole else ""
+        how = ", the whole network if it beats its head," if whole else ""
         what = f"{members} models of {winner.backbone.name}" if members > 1 else winner.backbone.name
         say(f"\nTraining {what}{how} with the {format_seconds(ledger.left)} that are left.")
         if members > 1:
@@ -279,8 +267,9 @@ class Search(Train):
         try:
             return winner.train(seconds / 60, ends, whole=whole), bool(kept)
         except TooLittleTimeError:  # its pass is measured anew, and the machine has become slower
-            warn(HEAD_ALONE)
-            return winner.train_head(), False
+            warn(NO_TIME)
+        except TooLittleMemoryError:
+            warn(NO_ROOM)
         except KeyboardInterrupt as interrupt:
             goes_on = "train.resume with the id of its run, which is told above, goes on with it"
             if winner.is_saved and not ends_process(interrupt):
@@ -292,6 +281,7 @@ class Search(Train):
                 "Ctrl-C again ends this, too."
             )
             return winner.train_head(), True
+        return winner.train_head(), bool(kept)  # once the error is gone, and what lay on the GPU with it
 
     def _share(self, setup: TrainingSetup, seconds: float) -> tuple[int, float]:
         """Return how many models the time suffices for, at most as many as are allowed, and the seconds of each."""
@@ -318,8 +308,8 @@ class Search(Train):
     ) -> tuple[TrainResult, bool]:
         """Train several models of the winner, each for so many seconds, and average them.
 
-        An interrupt averages those that are done, and so does a machine that became slower, where the time does not
-        suffice for another one; where none is done, the head alone is trained.
+        An interrupt averages those that are done, and so does a machine that has no time or no memory for another one;
+        where none is done, the head alone is trained.
 
         Returns:
             What was trained, and whether it was interrupted.
@@ -337,12 +327,13 @@ class Search(Train):
         try:
             return winner.train_ensemble(MakeEnsemble, own, whole=whole), False
         except TooLittleTimeError:
-            ended, again = None, ""
+            ended, again, why = None, "", "There is no time for another model"
+        except TooLittleMemoryError:
+            ended, again, why = None, "", "The GPU has no room for another model"
         except KeyboardInterrupt as interrupt:
             if winner.is_saved or ends_process(interrupt):
                 raise
-            ended, again = interrupt, " Ctrl-C again ends this, too."
-        why = "There is no time for another model" if ended is None else "Interrupted"
+            ended, again, why = interrupt, " Ctrl-C again ends this, too.", "Interrupted"
         if not (finished := winner.finished_members):
             warn(f"{why}: only the head of the winner is trained now.{again}")
             return winner.train_head(), ended is not None
@@ -356,8 +347,19 @@ def _asks_for_whole(rule: FreezeRule) -> bool:
     return isinstance(rule, Measured) and rule.final_depth == 0
 
 
+def _why_head_alone(setup: TrainingSetup, seconds: float) -> str | None:
+    """Return in a sentence why only the head is trained in so many seconds; None where more is."""
+    with suppress(TooLittleMemoryError):
+        return None if _is_enough(setup, seconds) else NO_TIME
+    return NO_ROOM
+
+
 def _is_enough(setup: TrainingSetup, seconds: float) -> bool:
-    """Return whether a training of so many seconds would not be refused: end and a pass over the images fit in."""
+    """Return whether a training of so many seconds would not be refused: end and a pass over the images fit in.
+
+    Raises:
+        TooLittleMemoryError: no time helps, as the GPU has no room for it.
+    """
     try:
         check_budget(setup, SURE_SHARE * (seconds - PREPARE_SECONDS - end_seconds(setup)), seconds / 60)
     except TooLittleTimeError:

@@ -68,8 +68,7 @@ def find_old_datasets(keep: Keep, tracking: Tracking, directory: Path, name: str
     found: list[DatasetVersion] = []
     for folder in sorted(path for path in directory.absolute().glob(name or "*") if path.is_dir()):
         try:
-            for place in (folder, folder / TEST_SETS):
-                found += find_old(place, keep.runs, keep.days)
+            found += [old for place in (folder, folder / TEST_SETS) for old in find_old(place, keep.runs, keep.days)]
         except UserError as error:
             warn(f"Dataset versions of {folder.name} stay ({first_line(error)}).")
     if not found:  # as usual, and then nothing else is asked

@@ -317,8 +317,9 @@ def require_images(data: Ingest, *, allow_shrink: bool) -> None:
 def _find_fault(source: Path) -> str | None:
     """Return in words why there is nothing where the images are to be; None where there is something."""
     try:
-        if not source.exists():
-            return "is not there"
+        source.stat()  # `exists` hides other errors from Python 3.14 on
         return "is empty" if source.is_dir() and not any(source.iterdir()) else None
+    except (FileNotFoundError, NotADirectoryError):
+        return "is not there"
     except OSError as error:  # as of a network folder whose other end is gone
         return f"cannot be read ({error.strerror})"

@@ -107,7 +107,7 @@ def summary(setup: TrainingSetup, decision: FreezeDecision, backbone: str) -> di
         "epochs": "by the clock" if is_timed else sum(plan.epochs for plan in decision.plans),
         "optimizer": optimizer_class(setup.optimizer).__name__,
         "seed": setup.seed,
-        **({"batchnorm": setup.batchnorm} if statistics(setup.graft.network) else {}),
+        **({"batchnorm": setup.batchnorm} if statistics_in_words(setup, decision) else {}),
     }
 
 

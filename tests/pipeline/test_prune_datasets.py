@@ -155,6 +155,18 @@ def test_a_damaged_version_keeps_those_of_its_data_set(
     assert f"! Dataset versions of {NAME} stay (" in capsys.readouterr().out
 
 
+def test_a_damaged_version_of_a_test_keeps_all_others_too(past: Past, data: Path) -> None:
+    first = past.look().version
+    past.paint(12, 15)
+    past.retrain("promoted")
+    make_older(data, 100)
+    assert [one.version.digest for one in find(past, data, runs=0)] == [first.digest]
+    damaged = data / NAME / TEST_SETS / ("0" * 16)
+    damaged.mkdir(parents=True)
+    (damaged / "summary.json").write_text("{")
+    assert find(past, data, runs=0) == []
+
+
 def test_versions_that_were_only_tested_on_go_too(past: Past, data: Path, tmp_path: Path) -> None:
     """As of `make evaluate` on images of another place; none grows from them."""
     version = past.look().version

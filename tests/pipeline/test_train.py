@@ -23,10 +23,15 @@ from graftline.bundle.neighbors import Neighbors
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.freezing.batchnorm import statistics
+from graftline.freezing.depth import deep_plan, head_plan
+from graftline.freezing.rule import FreezeDecision
 from graftline.pipeline.__main__ import main
 from graftline.pipeline.cli import ComposedStage, compose
 from graftline.pipeline.cli.wording import reword
+from graftline.pipeline.runs.directory import RunDirectory
+from graftline.pipeline.train import Train
 from graftline.pipeline.training.result import TrainResult
+from graftline.pipeline.training.run_log import summary
 from graftline.training.policy_choice import PolicyChoice
 
 
@@ -242,6 +247,18 @@ def test_a_head_on_cached_activations_needs_no_look_at_transforms(train: list[st
     lines = {line.partition("=")[0]: line for line in [*train, *given, "backbone.weights=file"]}
     compose("train", [*lines.values(), f"backbone.file={weights}"]).run(tmp_path / "run")
     assert not (tmp_path / "run" / "augment.json").exists()
+
+
+def test_what_becomes_of_the_statistics_of_batchnorm_is_told_where_more_than_the_head_is_trained(
+    train: list[str], tmp_path: Path
+) -> None:
+    stage = compose("train", [*train, "freeze.batchnorm=trained"]).stage
+    assert isinstance(stage, Train)
+    setup = stage._prepare(stage.check(), RunDirectory(tmp_path / "run"))
+    network = setup.graft.network
+    plans = head_plan(network), deep_plan(network, 0, "it pays", 1)
+    told = [summary(setup, FreezeDecision((plan,)), "test").get("batchnorm") for plan in plans]
+    assert told == [None, "trained"]
 
 
 @pytest.mark.parametrize("given", [[], ["freeze.batchnorm=trained"]])

@@ -19,10 +19,10 @@ from graftline.errors import UserError
 from graftline.tracking import promotions as module
 from graftline.tracking.client import connect
 from graftline.tracking.ledger import LedgerLine
-from graftline.tracking.names import HOST, OUTPUT_DIRECTORY, SCHEDULER
+from graftline.tracking.names import HOST, OUTPUT_DIRECTORY, SCHEDULER, USER
 from graftline.tracking.promotions import OvertakenError, Promotions, author, experiment_name
 from graftline.tracking.registry import RegisteredVersion, Registry
-from graftline.tracking.tracking import Tracking
+from graftline.tracking.tracking import Tracking, user_name
 
 
 def at_once(*functions: Callable[[], object]) -> list[object]:
@@ -201,7 +201,7 @@ def test_decisions_that_were_killed_are_marked(pets: Promotions, client: MlflowC
     start = partial(pets.tracking.start, experiment=experiment_name("pets"), tags={})
     with start(run_name="going on", directory=tmp_path / "going-on") as running:
         experiment = client.get_run(running.id).info.experiment_id
-        tags = {HOST: platform.node(), OUTPUT_DIRECTORY: str(tmp_path / "none")}
+        tags = {HOST: platform.node(), OUTPUT_DIRECTORY: str(tmp_path / "none"), USER: user_name()}
         early, replaced = (
             client.create_run(experiment, tags={**tags, OUTPUT_DIRECTORY: str(directory)}).info.run_id
             for directory in (tmp_path / "none", tmp_path / "going-on")

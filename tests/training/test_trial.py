@@ -85,6 +85,20 @@ def test_one_that_does_not_fit_the_gpu_is_a_sentence_and_leaves_no_trace(make_se
     assert seconds_per_image(setup) > 0
 
 
+def test_a_gpu_that_has_no_room_for_a_whole_step_is_timed_by_fewer_images(make_setup: MakeSetup) -> None:
+    """What is trained may be the head alone, which fits."""
+    setup, tried = make_setup(), list[int]()
+
+    def run_out(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        tried.append(len(inputs[0]))
+        if tried[-1] > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    setup.graft.network.register_forward_pre_hook(run_out)
+    assert seconds_per_image(setup) > 0
+    assert tried == [16, 8, 4, 4, 4]
+
+
 @pytest.mark.parametrize(
     ("batch_size", "accumulated", "processes", "epochs"),
     [(None, None, 1, 3), (16, None, 1, 3), (256, None, 1, 6), (32, 8, 1, 6), (None, 2, 4, 6)],

@@ -60,7 +60,8 @@ def knows_all_of(newest: DatasetVersion, version: DatasetVersion) -> bool:
 
 def is_test_set(version: DatasetVersion) -> bool:
     """Tell whether a version is of images that a model was only tested on, from which none grows."""
-    return version.directory.parent.name == TEST_SETS
+    folder = version.directory.parent
+    return folder.name == TEST_SETS and folder.parent.name == version.name  # a data set may have that name, too
 
 
 def remove_version(version: DatasetVersion) -> bool:

@@ -12,6 +12,7 @@ SCHEDULER = "GRAFTLINE_SCHEDULER"  # environment variable: what started the job,
 # tags of a run
 STAGE = "graftline.stage"
 PARENT_RUN = "mlflow.parentRunId"  # MLflow's own: the run that groups it
+USER = "mlflow.user"  # likewise: whose process began it
 OUTPUT_DIRECTORY = "graftline.output_dir"
 HOST = "graftline.host"
 ERROR = "graftline.error"  # the kind of the one that it ended with and what it says; empty if it goes on

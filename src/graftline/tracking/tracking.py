@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graftline.errors import UserError, first_line
-from graftline.tracking.names import HOST, OUTPUT_DIRECTORY, PARENT_RUN, STAGE, registered_name
+from graftline.tracking.names import HOST, OUTPUT_DIRECTORY, PARENT_RUN, STAGE, USER, registered_name
 from graftline.tracking.registry import Registry
 from graftline.tracking.views import missing_tags
 
@@ -90,7 +90,7 @@ class Tracking:
         if resume_run_id is not None:
             run = self._existing_run(resume_run_id)
         else:
-            tags["mlflow.user"] = user_name()
+            tags[USER] = user_name()
             tags["mlflow.source.name"] = tags.get(STAGE, Path(sys.argv[0]).name)
             if self.parent_run_id is not None:
                 tags[PARENT_RUN] = self.parent_run_id

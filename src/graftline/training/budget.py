@@ -50,15 +50,12 @@ def seconds_per_image(setup: TrainingSetup) -> float:
     """Return how long an image takes to train the whole network, forward and backward; measured once per network.
 
     Raises:
-        TooLittleMemoryError: a step takes more memory than the GPU has.
+        TooLittleMemoryError: a step of two images takes more memory than the GPU has.
     """
     network = setup.graft.network
     if network not in _measured:
-        with suppress(torch.OutOfMemoryError):  # kept as a cause, it would keep what lies on the GPU
-            whole = copy.deepcopy(network).requires_grad_(True).train()
-            _measured[network] = _time_steps(whole, _image_shape(setup), setup)
-    if network not in _measured:
-        raise TooLittleMemoryError
+        whole = copy.deepcopy(network).requires_grad_(True).train()
+        _measured[network] = _time_steps(whole, _image_shape(setup), setup)
     return _measured[network]
 
 
@@ -97,9 +94,23 @@ def _image_shape(setup: TrainingSetup) -> tuple[int, ...]:
 def _time_steps(network: nn.Module, shape: tuple[int, ...], setup: TrainingSetup) -> float:
     """Return how long an input takes, (C, H, W), or (F,) of a tail, in the precision of the training.
 
-    The steps are on zeros, which change the network.
+    Where the GPU has no room for as many as are timed together, there are fewer. The steps change the network.
+
+    Raises:
+        TooLittleMemoryError: it has no room for two.
     """
-    execution, batch = setup.execution, timed_batch(setup)
+    batch = timed_batch(setup)
+    while True:
+        with suppress(torch.OutOfMemoryError):  # kept as a cause, it would keep what lies on the GPU
+            return _time_batch(network, batch, shape, setup)
+        if batch <= 2:  # BatchNorm does not train on one
+            raise TooLittleMemoryError
+        batch = math.ceil(batch / 2)
+
+
+def _time_batch(network: nn.Module, batch: int, shape: tuple[int, ...], setup: TrainingSetup) -> float:
+    """Return how long an input of so many takes, which are zeros."""
+    execution = setup.execution
     device = execution.torch_device
     layout = memory_format(network, on_cpu=device.type == "cpu")
     network.to(device).to(memory_format=layout)
