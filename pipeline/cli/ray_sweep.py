@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -114,7 +115,10 @@ def run_spread(jobs: Sequence[ComposedStage], ray_cluster: RayCluster, board: Bo
     apart = find_nodes_apart(ray_cluster, jobs[0].directory.parent, images, instantiate(first.tracking))
     files = ray_cluster.share(read_files(_parents(jobs)) if apart else {})
     for job in jobs:  # of an earlier command with the same directory
-        RunDirectory(job.directory).result.unlink(missing_ok=True)
+        own = RunDirectory(job.directory)
+        own.result.unlink(missing_ok=True)
+        if apart:  # or it would stay beside the result of a run on another machine
+            shutil.rmtree(own.bundle, ignore_errors=True)
     tasks = ((RemoteJob.of(job), board.reporter(number), files) for number, job in enumerate(jobs))
     slots = ray_cluster.slots()
     for number, get in ray_cluster.as_completed(run_job, tasks, slots=slots, stop=board.stop):
