@@ -11,7 +11,7 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -113,13 +113,15 @@ def run_spread(jobs: Sequence[ComposedStage], ray_cluster: RayCluster, board: Bo
     first = jobs[0].config
     images = [*dict.fromkeys(chain(*map(first_file, jobs)))]
     apart = find_nodes_apart(ray_cluster, jobs[0].directory.parent, images, instantiate(first.tracking))
-    files = ray_cluster.share(read_files(_parents(jobs)) if apart else {})
+    parents = [_find_parent(job) if apart else _Parent({}, []) for job in jobs]
+    files = ray_cluster.share(read_files([*dict.fromkeys(file for parent in parents for file in parent.files)]))
     for job in jobs:  # of an earlier command with the same directory
         own = RunDirectory(job.directory)
         own.result.unlink(missing_ok=True)
         if apart:  # or it would stay beside the result of a run on another machine
             shutil.rmtree(own.bundle, ignore_errors=True)
-    tasks = ((RemoteJob.of(job), board.reporter(number), files) for number, job in enumerate(jobs))
+    remote = (RemoteJob.of(job, parent.changes) for job, parent in zip(jobs, parents, strict=True))
+    tasks = ((job, board.reporter(number), files) for number, job in enumerate(remote))
     slots = ray_cluster.slots()
     for number, get in ray_cluster.as_completed(run_job, tasks, slots=slots, stop=board.stop):
         try:
@@ -132,11 +134,27 @@ def run_spread(jobs: Sequence[ComposedStage], ray_cluster: RayCluster, board: Bo
         yield number, outcome
 
 
-def _parents(jobs: Sequence[ComposedStage]) -> list[Path]:
-    """Return the files of the dataset versions here from which those of jobs inherit their splits."""
-    newest = [job.config.data for job in jobs if OmegaConf.select(job.config, "data.parent") == "newest"]
-    parents = [instantiate(data).find_parent() for data in newest]
-    return [*dict.fromkeys(file for parent in parents if parent is not None for file in parent.files)]
+class _Parent(NamedTuple):
+    """The dataset version from which a job inherits its splits, for nodes that may have others.
+
+    Attributes:
+        changes: of the job's configuration, which then names that version.
+        files: of it.
+    """
+
+    changes: dict[str, str]
+    files: list[Path]
+
+
+def _find_parent(job: ComposedStage) -> _Parent:
+    """Return the parent that a job has here; a node looks up by itself what MLflow knows."""
+    named = OmegaConf.select(job.config, "data.parent")
+    if named is None or (named != "newest" and not Path(named).expanduser().is_dir()):
+        return _Parent({}, [])
+    version = instantiate(job.config.data).find_parent()
+    if version is None:
+        return _Parent({"data.parent": "none"}, [])
+    return _Parent({"data.parent": str(version.directory.absolute())}, version.files)
 
 
 def first_file(job: ComposedStage) -> list[Path]:

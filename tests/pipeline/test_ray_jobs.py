@@ -1,17 +1,19 @@
 """Several trainings for a Ray cluster, without one: which are refused, and which run a worker goes on with."""
 
+import os
 import time
 from functools import partial
 from pathlib import Path
 
 import pytest
+from ingested import ingest
 from workplace import TINY, Workplace
 
 from graftline.errors import UserError
 from graftline.locks import Lock
 from graftline.pipeline.cli import compose
 from graftline.pipeline.cli.composed_stage import compose_all
-from graftline.pipeline.cli.ray_sweep import HERE, RemoteJob, run_job, set_variables
+from graftline.pipeline.cli.ray_sweep import HERE, RemoteJob, _find_parent, run_job, set_variables
 from graftline.pipeline.cli.sweep import run_all
 
 ONE_PROCESS = r"^trainer\.devices is 2, but each of several trainings on a Ray cluster is one process: give trainer\."
@@ -56,6 +58,27 @@ def test_what_a_configuration_reads_from_the_environment_is_what_it_reads_here(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://another:5000")
     set_variables(remote.variables)
     assert remote.compose().config.tracking.uri == "http://127.0.0.1:5000"
+
+
+def test_a_run_elsewhere_grows_from_the_version_that_it_has_here(
+    color_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def find(*own: str) -> tuple[dict[str, str], list[Path]]:
+        return _find_parent(
+            compose(
+                "train", ["data=folder", f"data.path={color_folder}", "data.name=set", "data.directory=versions", *own]
+            )
+        )
+
+    assert find() == ({"data.parent": "none"}, []), "whatever an earlier run has left there"
+    version = ingest(tmp_path, color_folder).version
+    pinned = {"data.parent": str(version.directory.absolute())}
+    assert version.files
+    assert find() == (pinned, version.files)
+    assert find(f"data.parent={os.path.relpath(version.directory)}") == (pinned, version.files)
+    assert find("data.parent=models:/colors@champion") == ({}, []), "which each node finds by itself"
 
 
 def test_a_worker_that_goes_on_while_mlflow_is_away_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
