@@ -20,7 +20,7 @@ from graftline.data.references import find_url
 from graftline.files import write_json
 from graftline.locks import Lock
 from graftline.pipeline.cli.composed_stage import ComposedStage
-from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_MISTAKE, Outcome, describe_error
+from graftline.pipeline.cli.errors import EXIT_MISTAKE, Outcome, describe_error
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.runs.elsewhere import (
     discard_result_of_others,
@@ -183,16 +183,17 @@ def run_job(
     job = remote.compose()
     with nullcontext() if reporter is None else reporter.telling():
         _wait_for_the_earlier(job.directory)  # which may still finish
-        outcome, own = Outcome(EXIT_DONE), RunDirectory(job.directory)
-        discard_result_of_others(own, instantiate(job.config.tracking))
-        if not own.result.exists():
-            outcome = attempt(job, partial(_begun, earlier=remote.earlier))
-        return outcome._replace(result=own.read_result())
+        outcome = attempt(job, partial(_begun, earlier=remote.earlier))
+        return outcome._replace(result=RunDirectory(job.directory).read_result())
 
 
-def _begun(job: ComposedStage, earlier: Sequence[str]) -> ComposedStage:
-    """Return a job as it goes on with its run in MLflow, where an earlier worker has begun one."""
-    run_id = find_begun(job.directory, instantiate(job.config.tracking), earlier)
+def _begun(job: ComposedStage, earlier: Sequence[str]) -> ComposedStage | None:
+    """Return a job as it goes on with its run in MLflow, where an earlier worker has begun one; None: it is done."""
+    own, tracking = RunDirectory(job.directory), instantiate(job.config.tracking)
+    discard_result_of_others(own, tracking)
+    if own.result.exists():
+        return None
+    run_id = find_begun(job.directory, tracking, earlier)
     return job if run_id is None else job.with_value("train.resume", run_id)
 
 

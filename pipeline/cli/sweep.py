@@ -50,18 +50,21 @@ def run_all(jobs: Sequence[ComposedStage]) -> int:
             return EXIT_MISTAKE
 
 
-def attempt(composed: ComposedStage, prepare: Callable[[ComposedStage], ComposedStage] | None = None) -> Outcome:
+def attempt(composed: ComposedStage, prepare: Callable[[ComposedStage], ComposedStage | None] | None = None) -> Outcome:
     """Run a stage, and turn what goes wrong into one clear sentence and an exit code.
 
     Args:
         composed: the stage.
-        prepare: returns what is run in its place; what it raises is told, too. None: the stage itself is run.
+        prepare: returns what is run in its place, or None where it is done; what it raises is told, too. None: the
+            stage itself is run.
     """
     signal.signal(signal.SIGTERM, terminate)  # a scheduler that stops us is the same as Ctrl-C
     try:
         with worded(composed.config, composed.overrides):
             if prepare is not None:
-                composed = prepare(composed)
+                if (prepared := prepare(composed)) is None:
+                    return Outcome(EXIT_DONE)
+                composed = prepared
             if (on_ray := RayTraining.of(composed)) is not None:
                 return Outcome(on_ray.run())
         result = composed.run()

@@ -10,6 +10,7 @@ from ingested import ingest
 from workplace import TINY, Workplace
 
 from graftline.errors import UserError
+from graftline.files import write_json
 from graftline.locks import Lock
 from graftline.pipeline.cli import compose
 from graftline.pipeline.cli.composed_stage import compose_all
@@ -81,11 +82,17 @@ def test_a_run_elsewhere_grows_from_the_version_that_it_has_here(
     assert find("data.parent=models:/colors@champion") == ({}, []), "which each node finds by itself"
 
 
-def test_a_worker_that_goes_on_while_mlflow_is_away_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("has_result", [False, True])
+def test_a_worker_that_goes_on_while_mlflow_is_away_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_result: bool
+) -> None:
     monkeypatch.chdir(tmp_path)
     own = ["tracking=server", "tracking.uri=http://127.0.0.1:9", "hydra.run.dir=outputs/one"]
-    remote = RemoteJob.of(compose("train", ["data.path=photos", *own]))
+    job = compose("train", ["data.path=photos", *own]).with_value("tracking.parent_run_id", "a" * 32)
+    remote = RemoteJob.of(job)
     Path(remote.directory).mkdir(parents=True)
+    if has_result:  # perhaps of an earlier command
+        write_json(Path(remote.directory) / "result.json", {})
     outcome = run_job(remote)
     assert outcome.code == 1
     assert "127.0.0.1:9" in outcome.told
