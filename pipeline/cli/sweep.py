@@ -32,6 +32,7 @@ def run_all(jobs: Sequence[ComposedStage]) -> int:
     A run that fails does not stop the others; Ctrl-C stops all. What is told of several of them is kept in a log.txt of
     theirs, beside each run's own.
     """
+    signal.signal(signal.SIGTERM, terminate)  # a scheduler that stops us is the same as Ctrl-C
     if len(jobs) == 1:
         return attempt(jobs[0]).code
     directory = jobs[0].directory.parent
@@ -58,7 +59,7 @@ def attempt(composed: ComposedStage, prepare: Callable[[ComposedStage], Composed
         prepare: returns what is run in its place, or None where it is done; what it raises is told, too. None: the
             stage itself is run.
     """
-    signal.signal(signal.SIGTERM, terminate)  # a scheduler that stops us is the same as Ctrl-C
+    signal.signal(signal.SIGTERM, terminate)  # as in `run_all`: this may be a worker
     try:
         with worded(composed.config, composed.overrides):
             if prepare is not None:

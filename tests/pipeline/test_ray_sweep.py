@@ -139,11 +139,12 @@ def kill_holder(file: Path) -> None:
         time.sleep(0.02)
 
 
-def test_ctrl_c_ends_all_runs(workplace: Workplace, color_folder: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_all_runs(workplace: Workplace, color_folder: Path, how: signal.Signals) -> None:
     process = start_sweep(workplace, color_folder, 4000, "cluster.num_workers=2")
     workplace.await_file(process, "outputs/train/*/0/checkpoints/last.ckpt", SECONDS)
     workers = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     output = process.communicate(timeout=SECONDS)[0]
     assert process.returncode == 130, output
     assert not psutil.wait_procs(workers, timeout=30)[1]
