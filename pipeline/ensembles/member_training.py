@@ -72,24 +72,25 @@ def train_members(members: Sequence[Member], cluster: NoCluster | RayCluster, *,
             RunDirectory(member.directory).result.unlink(missing_ok=True)
             shutil.rmtree(RunDirectory(member.directory).bundle, ignore_errors=True)
     if isinstance(cluster, RayCluster):
-        return _train_spread(members, cluster)
-    for number, member in enumerate(members, 1):
-        say(f"\nMember {number} of {len(members)}: {member}.")
-        _train(member)
-    return [str(member.directory) for member in members]
+        _train_spread(members, cluster)
+    else:
+        for number, member in enumerate(members, 1):
+            say(f"\nMember {number} of {len(members)}: {member}.")
+            _train(member)
+    return [_reference(RunDirectory(member.directory)) for member in members]
 
 
 def _train(member: Member) -> None:
     """Train a member, go on with its run where one was begun, or leave it as it is where it is finished."""
     files = RunDirectory(member.directory)
     if files.result.exists():
-        say("It is finished: its bundle was saved before.")
+        say("It is finished: its model was saved before.")
         return
     run_id = find_begun(files.path, member.tracking) if files.path.exists() else None
     member.winner.train_member(member.folder, member.seed, member.fold, run_id)
 
 
-def _train_spread(members: Sequence[Member], cluster: RayCluster) -> list[str]:
+def _train_spread(members: Sequence[Member], cluster: RayCluster) -> None:
     """Train members on a cluster, whose nodes need the images, and the output directory or a tracking server."""
     first = members[0].winner
     image = file_of(first.version.samples("train").paths[0])
@@ -119,7 +120,6 @@ def _train_spread(members: Sequence[Member], cluster: RayCluster) -> list[str]:
                     write_json(kept, result)
                 board.end(number)
                 say(f"{name}: {os.path.relpath(member.directory)}{_score(result)}")
-    return [_reference(RunDirectory(member.directory)) for member in members]
 
 
 def _score(result: Mapping[str, Any]) -> str:

@@ -22,14 +22,17 @@ def test_a_member_of_an_earlier_ensemble_is_trained_anew_unless_that_is_gone_on_
     winner = Winner(stage, tmp_path, stage.backbone, None, "parent")  # type: ignore[arg-type]  # no image is looked at
     members = [Member(winner, f"members/{number}", number, None) for number in (1, 2)]
     result = RunDirectory(members[1].directory).result
-    write_json(result, {"stage": "train"})
+    write_json(result, {"stage": "train", "run_id": "a" * 32})
     trained = list[str]()
 
     def train(_: Winner, folder: str, *__: object) -> None:
         assert not result.exists() or resume, "or it would count as finished if this one is interrupted"
+        RunDirectory(tmp_path / folder).bundle.mkdir(parents=True)
         trained.append(folder)
 
     monkeypatch.setattr(Winner, "train_member", train)
     monkeypatch.setattr(Tracking, "find_runs", lambda *_: [])
-    assert train_members(members, NoCluster(), resume=resume) == [str(member.directory) for member in members]
+    references = train_members(members, NoCluster(), resume=resume)
+    first, second = (str(member.directory) for member in members)
+    assert references == [first, "a" * 32 if resume else second], "a bundle that is on a node comes by its run"
     assert trained == (["members/1"] if resume else ["members/1", "members/2"])
