@@ -103,9 +103,10 @@ def _train_spread(members: Sequence[Member], cluster: RayCluster) -> None:
     names = [f"Member {number} of {len(members)}" for number in range(1, len(members) + 1)]
     left = [number for number, one in enumerate(members) if not RunDirectory(one.directory).result.exists()]
     with shown("Members", names) as board:
-        for number in {*range(len(members))}.difference(left):
-            board.end(number)
-            say(f"{names[number]}: {members[number]}: it was finished before.")
+        for number, member in enumerate(members):
+            if number not in left:
+                board.end(number)
+                say(f"{names[number]}: {member}: it was finished before.")
         place = str(Path.cwd())
         tasks = ((place, _without_cluster(members[number]), board.reporter(number), files) for number in left)
         ended = cluster.as_completed(train_on_worker, tasks, slots=slots, stop=board.stop)
