@@ -113,7 +113,7 @@ def run_spread(jobs: Sequence[ComposedStage], ray_cluster: RayCluster, board: Bo
     first = jobs[0].config
     images = [*dict.fromkeys(chain(*map(first_file, jobs)))]
     apart = find_nodes_apart(ray_cluster, jobs[0].directory.parent, images, instantiate(first.tracking))
-    parents = [_find_parent(job) if apart else _Parent({}, []) for job in jobs]
+    parents = [*map(_find_parent, jobs)]  # nodes that share the output directory alone lack them, too
     files = ray_cluster.share(read_files([*dict.fromkeys(file for parent in parents for file in parent.files)]))
     for job in jobs:  # of an earlier command with the same directory
         own = RunDirectory(job.directory)

@@ -94,10 +94,10 @@ def _train_spread(members: Sequence[Member], cluster: RayCluster) -> None:
     """Train members on a cluster, whose nodes need the images, and the output directory or a tracking server."""
     first = members[0].winner
     image = file_of(first.version.samples("train").paths[0])
-    apart = find_nodes_apart(cluster, first.directory, [] if image is None else [image], first.search.tracking)
+    find_nodes_apart(cluster, first.directory, [] if image is None else [image], first.search.tracking)
     own = RunDirectory(first.directory)
     needed = [own.config, own.overrides, own.config_dir, *first.version.files]
-    files = cluster.share(read_files(needed) if apart else {})
+    files = cluster.share(read_files(needed))  # nodes that share the output directory alone lack the dataset version
     slots = cluster.slots()
     say(f"\nMembers are spread over Ray, {slots.number} at a time; each says what it does in its own log.txt.")
     names = [f"Member {number} of {len(members)}" for number in range(1, len(members) + 1)]

@@ -2,8 +2,10 @@
 
 import os
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ingested import ingest
@@ -14,8 +16,9 @@ from graftline.files import write_json
 from graftline.locks import Lock
 from graftline.pipeline.cli import compose
 from graftline.pipeline.cli.composed_stage import compose_all
-from graftline.pipeline.cli.ray_sweep import HERE, RemoteJob, _find_parent, run_job, set_variables
+from graftline.pipeline.cli.ray_sweep import HERE, RemoteJob, _find_parent, run_job, run_spread, set_variables
 from graftline.pipeline.cli.sweep import run_all
+from graftline.ray_cluster import RayCluster
 
 ONE_PROCESS = r"^trainer\.devices is 2, but each of several trainings on a Ray cluster is one process: give trainer\."
 
@@ -66,12 +69,10 @@ def test_a_run_elsewhere_grows_from_the_version_that_it_has_here(
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
+    named = ["data=folder", f"data.path={color_folder}", "data.name=set", "data.directory=versions"]
+
     def find(*own: str) -> tuple[dict[str, str], list[Path]]:
-        return _find_parent(
-            compose(
-                "train", ["data=folder", f"data.path={color_folder}", "data.name=set", "data.directory=versions", *own]
-            )
-        )
+        return _find_parent(compose("train", [*named, *own]))
 
     assert find() == ({"data.parent": "none"}, []), "whatever an earlier run has left there"
     version = ingest(tmp_path, color_folder).version
@@ -80,6 +81,15 @@ def test_a_run_elsewhere_grows_from_the_version_that_it_has_here(
     assert find() == (pinned, version.files)
     assert find(f"data.parent={os.path.relpath(version.directory)}") == (pinned, version.files)
     assert find("data.parent=models:/colors@champion") == ({}, []), "which each node finds by itself"
+
+    def share(_: RayCluster, files: Mapping[str, bytes]) -> None:
+        raise UserError(" ".join(files))
+
+    monkeypatch.setattr("graftline.pipeline.cli.ray_sweep.find_nodes_apart", lambda *_: False)
+    monkeypatch.setattr(RayCluster, "share", share)
+    board: Any = None
+    with pytest.raises(UserError, match=r"manifest\.parquet"):  # of a folder that is perhaps not shared
+        next(run_spread([compose("train", named)], RayCluster(), board))
 
 
 @pytest.mark.parametrize("has_result", [False, True])
