@@ -157,7 +157,7 @@ def test_the_bundle_of_a_run_whose_directory_is_on_another_machine(
         bundle_of_run(tracking.registry(), run_id, cache)
     with tracking.start(run_name="none", experiment="pets", directory=directory, tags={}) as run:
         pass
-    with pytest.raises(UserError, match=rf"Run {run.id} has its output in .*, which is not here, and no model in the"):
+    with pytest.raises(UserError, match=rf"Run {run.id} has its output in .*: its bundle is neither here nor in the"):
         bundle_of_run(tracking.registry(), run.id, cache)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     assert digest_directory(find_bundle(run_id, tracking)) == digest_directory(changed), "what is here is another run's"
