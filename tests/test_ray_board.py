@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from graftline.console import WorkReport, console, counted, report_work, reported
+from graftline.console import WorkReport, console, counted, report_work, reported, say
 from graftline.ray_board import Reporter, shown
 from graftline.ray_cluster import RayCluster
 
@@ -55,22 +55,27 @@ def test_each_run_has_a_line(terminal: io.StringIO) -> None:
 
     def train(number: int, reporter: Reporter) -> int:
         with reporter.telling():
+            if number == 2:  # as one that fails at once
+                return number
             report_work(WorkReport("training", 3, 7, f"best val accuracy 0.{number}"))
             report_work(WorkReport("Classifying the [test] images", number, 9))
             time.sleep(3)
         return number
 
-    with shown("Runs", ["Run 0", "Run 1"]) as board:
-        tasks = ((number, board.reporter(number)) for number in range(2))
+    with shown("Runs", ["Run 0", "Run 1", "Run 2"]) as board:
+        tasks = ((number, board.reporter(number)) for number in range(3))
         for number, get in cluster.as_completed(train, tasks, slots=slots):
             assert get() == number
             board.end(number)
+            say(f"Run {number}: done.")
+    assert [task.description for task in board._bar.tasks if task.visible] == ["Runs"]
     told = terminal.getvalue()
+    for number in range(3):
+        assert 0 < told.find(f"Run {number}: begins on node ") < told.find(f"Run {number}: done.")
     for number in (0, 1):
-        assert f"Run {number}: begins on node " in told
         assert f"Run {number}, Classifying the [test] images, best val accuracy 0.{number}" in told, "it stays"
         assert f" {number}/9" in told
-    assert " 2/2" in told
+    assert " 3/3" in told
 
 
 @pytest.mark.extras

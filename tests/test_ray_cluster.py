@@ -17,7 +17,7 @@ from ray_nodes import Nodes, start_nodes
 from graftline import ray_cluster, ray_connection
 from graftline.errors import UserError
 from graftline.execution import available_cores
-from graftline.ray_cluster import AHEAD, RayCluster, Slots
+from graftline.ray_cluster import AHEAD, Homes, RayCluster, Slots
 from graftline.training import ranks
 
 HAS_RAY = find_spec("ray") is not None
@@ -67,6 +67,18 @@ def test_a_ray_of_our_own_lets_nobody_in_and_tells_nobody(tmp_path: Path) -> Non
         )
         assert (ran.returncode == 0) == gets_in, ran.stderr
     assert "token" in ran.stderr.lower()
+
+
+@pytest.mark.extras
+@needs_ray
+def test_a_home_that_has_left_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [{"NodeID": letter * 56, "Resources": {"CPU": 1.0}} for letter in "ab"]
+    monkeypatch.setattr(ray_cluster, "living_nodes", lambda: nodes)
+    homes = Homes()
+    first = homes.of("a shard").node_id
+    assert homes.of("a shard").node_id == first
+    nodes = [node for node in nodes if node["NodeID"] != first]
+    assert [homes.of("a shard").node_id for _ in range(2)] == [nodes[0]["NodeID"]] * 2
 
 
 @pytest.mark.extras

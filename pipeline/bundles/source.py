@@ -39,7 +39,7 @@ def find_bundle(reference: str, tracking: Tracking) -> Path:
         return tracking.registry().bundle(reference)
     if (run := RUN.fullmatch(reference)) is not None:
         tested = tracking.registry().tested_run(run[1])
-        if tested.directory is not None and _is_elsewhere(RunDirectory(tested.directory)):
+        if tested.directory is not None and _is_elsewhere(RunDirectory(tested.directory), run[1]):
             return bundle_of_run(tracking.registry(), run[1])
         files = RunDirectory(tracking.find_output_directory(run[1]))
         bundle = files.bundle
@@ -61,9 +61,12 @@ def find_bundle(reference: str, tracking: Tracking) -> Path:
     return of_run if of_run.is_dir() else directory
 
 
-def _is_elsewhere(files: RunDirectory) -> bool:
-    """Tell whether a run has written to the output directory of another machine: here may be its result alone."""
-    return files.last_run_id is None and not files.bundle.is_dir()
+def _is_elsewhere(files: RunDirectory, run_id: str) -> bool:
+    """Tell whether a run has written to the output directory of another machine: here may be its result alone.
+
+    What is here may also be left of another run, as of a member that began here and was trained elsewhere.
+    """
+    return files.last_run_id != run_id and not files.bundle.is_dir()
 
 
 def find_model_uri(reference: str, tracking: Tracking) -> str | None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -10,7 +11,7 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -19,7 +20,7 @@ from graftline.data.references import find_url
 from graftline.files import write_json
 from graftline.locks import Lock
 from graftline.pipeline.cli.composed_stage import ComposedStage
-from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_MISTAKE, Outcome, describe_error
+from graftline.pipeline.cli.errors import EXIT_MISTAKE, Outcome, describe_error
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.runs.elsewhere import (
     discard_result_of_others,
@@ -112,10 +113,15 @@ def run_spread(jobs: Sequence[ComposedStage], ray_cluster: RayCluster, board: Bo
     first = jobs[0].config
     images = [*dict.fromkeys(chain(*map(first_file, jobs)))]
     apart = find_nodes_apart(ray_cluster, jobs[0].directory.parent, images, instantiate(first.tracking))
-    files = ray_cluster.share(read_files(_parents(jobs)) if apart else {})
+    parents = [*map(_find_parent, jobs)]  # nodes that share the output directory alone lack them, too
+    files = ray_cluster.share(read_files([*dict.fromkeys(file for parent in parents for file in parent.files)]))
     for job in jobs:  # of an earlier command with the same directory
-        RunDirectory(job.directory).result.unlink(missing_ok=True)
-    tasks = ((RemoteJob.of(job), board.reporter(number), files) for number, job in enumerate(jobs))
+        own = RunDirectory(job.directory)
+        own.result.unlink(missing_ok=True)
+        if apart:  # or it would stay beside the result of a run on another machine
+            shutil.rmtree(own.bundle, ignore_errors=True)
+    remote = (RemoteJob.of(job, parent.changes) for job, parent in zip(jobs, parents, strict=True))
+    tasks = ((job, board.reporter(number), files) for number, job in enumerate(remote))
     slots = ray_cluster.slots()
     for number, get in ray_cluster.as_completed(run_job, tasks, slots=slots, stop=board.stop):
         try:
@@ -128,11 +134,27 @@ def run_spread(jobs: Sequence[ComposedStage], ray_cluster: RayCluster, board: Bo
         yield number, outcome
 
 
-def _parents(jobs: Sequence[ComposedStage]) -> list[Path]:
-    """Return the files of the dataset versions here from which those of jobs inherit their splits."""
-    newest = [job.config.data for job in jobs if OmegaConf.select(job.config, "data.parent") == "newest"]
-    parents = [instantiate(data).find_parent() for data in newest]
-    return [*dict.fromkeys(file for parent in parents if parent is not None for file in parent.files)]
+class _Parent(NamedTuple):
+    """The dataset version from which a job inherits its splits, for nodes that may have others.
+
+    Attributes:
+        changes: of the job's configuration, which then names that version.
+        files: of it.
+    """
+
+    changes: dict[str, str]
+    files: list[Path]
+
+
+def _find_parent(job: ComposedStage) -> _Parent:
+    """Return the parent that a job has here; a node looks up by itself what MLflow knows."""
+    named = OmegaConf.select(job.config, "data.parent")
+    if named is None or (named != "newest" and not Path(named).expanduser().is_dir()):
+        return _Parent({}, [])
+    version = instantiate(job.config.data).find_parent()
+    if version is None:
+        return _Parent({"data.parent": "none"}, [])
+    return _Parent({"data.parent": str(version.directory.absolute())}, version.files)
 
 
 def first_file(job: ComposedStage) -> list[Path]:
@@ -161,16 +183,17 @@ def run_job(
     job = remote.compose()
     with nullcontext() if reporter is None else reporter.telling():
         _wait_for_the_earlier(job.directory)  # which may still finish
-        outcome, own = Outcome(EXIT_DONE), RunDirectory(job.directory)
-        discard_result_of_others(own, instantiate(job.config.tracking))
-        if not own.result.exists():
-            outcome = attempt(job, partial(_begun, earlier=remote.earlier))
-        return outcome._replace(result=own.read_result())
+        outcome = attempt(job, partial(_begun, earlier=remote.earlier))
+        return outcome._replace(result=RunDirectory(job.directory).read_result())
 
 
-def _begun(job: ComposedStage, earlier: Sequence[str]) -> ComposedStage:
-    """Return a job as it goes on with its run in MLflow, where an earlier worker has begun one."""
-    run_id = find_begun(job.directory, instantiate(job.config.tracking), earlier)
+def _begun(job: ComposedStage, earlier: Sequence[str]) -> ComposedStage | None:
+    """Return a job as it goes on with its run in MLflow, where an earlier worker has begun one; None: it is done."""
+    own, tracking = RunDirectory(job.directory), instantiate(job.config.tracking)
+    discard_result_of_others(own, tracking)
+    if own.result.exists():
+        return None
+    run_id = find_begun(job.directory, tracking, earlier)
     return job if run_id is None else job.with_value("train.resume", run_id)
 
 

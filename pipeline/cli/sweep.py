@@ -32,6 +32,7 @@ def run_all(jobs: Sequence[ComposedStage]) -> int:
     A run that fails does not stop the others; Ctrl-C stops all. What is told of several of them is kept in a log.txt of
     theirs, beside each run's own.
     """
+    signal.signal(signal.SIGTERM, terminate)  # a scheduler that stops us is the same as Ctrl-C
     if len(jobs) == 1:
         return attempt(jobs[0]).code
     directory = jobs[0].directory.parent
@@ -50,18 +51,21 @@ def run_all(jobs: Sequence[ComposedStage]) -> int:
             return EXIT_MISTAKE
 
 
-def attempt(composed: ComposedStage, prepare: Callable[[ComposedStage], ComposedStage] | None = None) -> Outcome:
+def attempt(composed: ComposedStage, prepare: Callable[[ComposedStage], ComposedStage | None] | None = None) -> Outcome:
     """Run a stage, and turn what goes wrong into one clear sentence and an exit code.
 
     Args:
         composed: the stage.
-        prepare: returns what is run in its place; what it raises is told, too. None: the stage itself is run.
+        prepare: returns what is run in its place, or None where it is done; what it raises is told, too. None: the
+            stage itself is run.
     """
-    signal.signal(signal.SIGTERM, terminate)  # a scheduler that stops us is the same as Ctrl-C
+    signal.signal(signal.SIGTERM, terminate)  # as in `run_all`: this may be a worker
     try:
         with worded(composed.config, composed.overrides):
             if prepare is not None:
-                composed = prepare(composed)
+                if (prepared := prepare(composed)) is None:
+                    return Outcome(EXIT_DONE)
+                composed = prepared
             if (on_ray := RayTraining.of(composed)) is not None:
                 return Outcome(on_ray.run())
         result = composed.run()

@@ -72,36 +72,41 @@ def train_members(members: Sequence[Member], cluster: NoCluster | RayCluster, *,
             RunDirectory(member.directory).result.unlink(missing_ok=True)
             shutil.rmtree(RunDirectory(member.directory).bundle, ignore_errors=True)
     if isinstance(cluster, RayCluster):
-        return _train_spread(members, cluster)
-    for number, member in enumerate(members, 1):
-        say(f"\nMember {number} of {len(members)}: {member}.")
-        _train(member)
-    return [str(member.directory) for member in members]
+        _train_spread(members, cluster)
+    else:
+        for number, member in enumerate(members, 1):
+            say(f"\nMember {number} of {len(members)}: {member}.")
+            _train(member)
+    return [_reference(RunDirectory(member.directory)) for member in members]
 
 
 def _train(member: Member) -> None:
     """Train a member, go on with its run where one was begun, or leave it as it is where it is finished."""
     files = RunDirectory(member.directory)
     if files.result.exists():
-        say("It is finished: its bundle was saved before.")
+        say("It is finished: its model was saved before.")
         return
     run_id = find_begun(files.path, member.tracking) if files.path.exists() else None
     member.winner.train_member(member.folder, member.seed, member.fold, run_id)
 
 
-def _train_spread(members: Sequence[Member], cluster: RayCluster) -> list[str]:
+def _train_spread(members: Sequence[Member], cluster: RayCluster) -> None:
     """Train members on a cluster, whose nodes need the images, and the output directory or a tracking server."""
     first = members[0].winner
     image = file_of(first.version.samples("train").paths[0])
-    apart = find_nodes_apart(cluster, first.directory, [] if image is None else [image], first.search.tracking)
+    find_nodes_apart(cluster, first.directory, [] if image is None else [image], first.search.tracking)
     own = RunDirectory(first.directory)
     needed = [own.config, own.overrides, own.config_dir, *first.version.files]
-    files = cluster.share(read_files(needed) if apart else {})
+    files = cluster.share(read_files(needed))  # nodes that share the output directory alone lack the dataset version
     slots = cluster.slots()
     say(f"\nMembers are spread over Ray, {slots.number} at a time; each says what it does in its own log.txt.")
     names = [f"Member {number} of {len(members)}" for number in range(1, len(members) + 1)]
     left = [number for number, one in enumerate(members) if not RunDirectory(one.directory).result.exists()]
     with shown("Members", names) as board:
+        for number, member in enumerate(members):
+            if number not in left:
+                board.end(number)
+                say(f"{names[number]}: {member}: it was finished before.")
         place = str(Path.cwd())
         tasks = ((place, _without_cluster(members[number]), board.reporter(number), files) for number in left)
         ended = cluster.as_completed(train_on_worker, tasks, slots=slots, stop=board.stop)
@@ -119,7 +124,6 @@ def _train_spread(members: Sequence[Member], cluster: RayCluster) -> list[str]:
                     write_json(kept, result)
                 board.end(number)
                 say(f"{name}: {os.path.relpath(member.directory)}{_score(result)}")
-    return [_reference(RunDirectory(member.directory)) for member in members]
 
 
 def _score(result: Mapping[str, Any]) -> str:

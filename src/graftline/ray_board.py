@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,9 +62,12 @@ class Reporter:
     @contextmanager
     def telling(self) -> Iterator[None]:
         """Tell that the run begins on this node, and during the block what it is at; interrupt it if it is to stop."""
+        import ray
+
         done = threading.Event()
         threading.Thread(target=self._listen, args=(done,), daemon=True).start()
-        self.reports.put.remote(self.number, socket.gethostname())
+        with suppress(ray.exceptions.RayError):
+            ray.get(self.reports.put.remote(self.number, socket.gethostname()))  # or a short run would end before
         last, told_at = "", 0.0
 
         def tell(report: WorkReport) -> None:
@@ -111,6 +114,7 @@ class Board:
         self._bar, self._names = bar, names
         self._lines: dict[int, TaskID] = {}  # of the runs that have begun
         self._ended: set[int] = set()
+        self._lock = threading.Lock()  # of what the main thread and the one that follows both change
         self._best: dict[int, str] = {}
         self._nodes = _hosts()
 
@@ -123,23 +127,31 @@ class Board:
         self._reports.stop.remote()
 
     def end(self, number: int) -> None:
-        """Take the line of a run away, and count it."""
-        self._ended.add(number)
-        if (line := self._lines.get(number)) is not None:
-            self._bar.update(line, visible=False)
-        self._bar.advance(self._bar.task_ids[0])
+        """Show what a run has told, take its line away, and count it."""
+        import ray
+
+        with suppress(ray.exceptions.RayError):
+            self.update()
+        with self._lock:
+            self._ended.add(number)
+            if (line := self._lines.get(number)) is not None:
+                self._bar.update(line, visible=False)
+            self._bar.advance(self._bar.task_ids[0])
 
     def update(self) -> None:
         """Show what has come in, and say which nodes have gone."""
+        with self._lock:
+            self._update()
+
+    def _update(self) -> None:
         import ray
 
         for number, report in ray.get(self._reports.take.remote()):
             if isinstance(report, str):
                 self._begin(number, report)
-            elif number not in self._ended:
+            elif number not in self._ended and (line := self._lines.get(number)) is not None:
                 self._best[number] = report.best or self._best.get(number, "")
                 words = ", ".join(part for part in (self._names[number], report.work, self._best[number]) if part)
-                line = self._lines[number]
                 self._bar.update(line, description=escape(words), completed=report.done, total=report.total)
         nodes = _hosts()
         for gone in self._nodes.keys() - nodes.keys():
@@ -149,8 +161,8 @@ class Board:
     def _begin(self, number: int, host: str) -> None:
         name = self._names[number]
         if number in self._lines:
-            say(f"{name}: goes on on node {host}, as its worker was lost.")
-        else:
+            say(f"{name}: is on node {host} now, as its worker was lost.")
+        elif number not in self._ended:
             say(f"{name}: begins on node {host}.")
             self._lines[number] = self._bar.add_task(escape(name), total=1)
 
@@ -188,3 +200,5 @@ def shown(title: str, names: Sequence[str]) -> Iterator[Board]:
         finally:
             done.set()
             thread.join(10 * SECONDS_BETWEEN_REPORTS)
+            with suppress(ray.exceptions.RayError):
+                board.update()  # what has come in since

@@ -339,8 +339,8 @@ class Homes:
         """Return how Ray is to choose the node for a task: the one that has read the same, while it lives."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        if what not in self._homes:
-            cores = {one["NodeID"]: one["Resources"].get("CPU", 0) for one in living_nodes()}
+        cores = {one["NodeID"]: one["Resources"].get("CPU", 0) for one in living_nodes()}
+        if self._homes.get(what) not in cores:
             able = [node for node, count in cores.items() if count >= 1]
             if not able:
                 return "DEFAULT"

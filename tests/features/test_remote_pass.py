@@ -27,7 +27,7 @@ from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.features import remote_pass, segment
 from graftline.features.cache import ActivationRequest, Features
-from graftline.features.engine import Batches, Engine, make_engine
+from graftline.features.engine import CPU_BATCH, Batches, Engine, make_engine
 from graftline.features.remote_pass import SHARDS_PER_NODE, spread_over
 from graftline.files import sha256_file
 from graftline.ray_cluster import RayCluster
@@ -114,6 +114,25 @@ def test_what_a_task_raises_is_told(nodes: Nodes, samples: Samples, tmp_path: Pa
         list(ray_cluster.map(remote_pass.compute, [(file.read_bytes(), one, [4])]))
     assert engine.is_exported
     nodes.remove_all()
+
+
+@pytest.mark.parametrize(("cores", "ahead"), [(1, 3 * 4), (16, 3 * 32)])
+def test_each_core_has_work_where_nodes_read_shards_of_their_own(
+    cores: int, ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two nodes are given tasks of three shards at least, and three tasks per core."""
+    monkeypatch.undo()  # tasks are as large as usual
+    monkeypatch.setattr(RayCluster, "resources", lambda _: [{"CPU": cores}] * 2)
+    monkeypatch.setattr(RayCluster, "workers", 2 * cores)
+    of_shard = 4 * remote_pass.BATCHES * CPU_BATCH
+    paths = [
+        f"https://host/{shard}.tar/{512 * number:011}+3+1f2e3d4c/1.jpg"
+        for shard in range(20)
+        for number in range(of_shard)
+    ]
+    assert remote_pass._count_ahead(RayCluster(), paths, width=100) == ahead
+    too_wide = remote_pass.AHEAD_BYTES // (ahead * remote_pass.BATCHES * CPU_BATCH * 4) + 1
+    assert remote_pass._count_ahead(RayCluster(), paths, width=too_wide) is None
 
 
 def test_each_shard_at_a_url_is_downloaded_by_one_node(

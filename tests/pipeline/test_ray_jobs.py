@@ -1,18 +1,24 @@
 """Several trainings for a Ray cluster, without one: which are refused, and which run a worker goes on with."""
 
+import os
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ingested import ingest
 from workplace import TINY, Workplace
 
 from graftline.errors import UserError
+from graftline.files import write_json
 from graftline.locks import Lock
 from graftline.pipeline.cli import compose
 from graftline.pipeline.cli.composed_stage import compose_all
-from graftline.pipeline.cli.ray_sweep import HERE, RemoteJob, run_job, set_variables
+from graftline.pipeline.cli.ray_sweep import HERE, RemoteJob, _find_parent, run_job, run_spread, set_variables
 from graftline.pipeline.cli.sweep import run_all
+from graftline.ray_cluster import RayCluster
 
 ONE_PROCESS = r"^trainer\.devices is 2, but each of several trainings on a Ray cluster is one process: give trainer\."
 
@@ -58,11 +64,45 @@ def test_what_a_configuration_reads_from_the_environment_is_what_it_reads_here(
     assert remote.compose().config.tracking.uri == "http://127.0.0.1:5000"
 
 
-def test_a_worker_that_goes_on_while_mlflow_is_away_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_elsewhere_grows_from_the_version_that_it_has_here(
+    color_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    named = ["data=folder", f"data.path={color_folder}", "data.name=set", "data.directory=versions"]
+
+    def find(*own: str) -> tuple[dict[str, str], list[Path]]:
+        return _find_parent(compose("train", [*named, *own]))
+
+    assert find() == ({"data.parent": "none"}, []), "whatever an earlier run has left there"
+    version = ingest(tmp_path, color_folder).version
+    pinned = {"data.parent": str(version.directory.absolute())}
+    assert version.files
+    assert find() == (pinned, version.files)
+    assert find(f"data.parent={os.path.relpath(version.directory)}") == (pinned, version.files)
+    assert find("data.parent=models:/colors@champion") == ({}, []), "which each node finds by itself"
+
+    def share(_: RayCluster, files: Mapping[str, bytes]) -> None:
+        raise UserError(" ".join(files))
+
+    monkeypatch.setattr("graftline.pipeline.cli.ray_sweep.find_nodes_apart", lambda *_: False)
+    monkeypatch.setattr(RayCluster, "share", share)
+    board: Any = None
+    with pytest.raises(UserError, match=r"manifest\.parquet"):  # of a folder that is perhaps not shared
+        next(run_spread([compose("train", named)], RayCluster(), board))
+
+
+@pytest.mark.parametrize("has_result", [False, True])
+def test_a_worker_that_goes_on_while_mlflow_is_away_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_result: bool
+) -> None:
     monkeypatch.chdir(tmp_path)
     own = ["tracking=server", "tracking.uri=http://127.0.0.1:9", "hydra.run.dir=outputs/one"]
-    remote = RemoteJob.of(compose("train", ["data.path=photos", *own]))
+    job = compose("train", ["data.path=photos", *own]).with_value("tracking.parent_run_id", "a" * 32)
+    remote = RemoteJob.of(job)
     Path(remote.directory).mkdir(parents=True)
+    if has_result:  # perhaps of an earlier command
+        write_json(Path(remote.directory) / "result.json", {})
     outcome = run_job(remote)
     assert outcome.code == 1
     assert "127.0.0.1:9" in outcome.told

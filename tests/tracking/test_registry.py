@@ -21,6 +21,7 @@ from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.files import digest_directory
 from graftline.locks import Lock
+from graftline.pipeline.bundles.source import find_bundle
 from graftline.tracking.client import connect
 from graftline.tracking.names import LEASE, PARENT_VERSION
 from graftline.tracking.registry import RegisteredVersion, Registry
@@ -132,7 +133,13 @@ def test_a_bundle_is_downloaded_once(
 
 
 def test_the_bundle_of_a_run_whose_directory_is_on_another_machine(
-    server: Server, directory: Path, bundle: Path, photo: bytes, cache: Path, tmp_path: Path
+    server: Server,
+    directory: Path,
+    bundle: Path,
+    photo: bytes,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run_id = register(server.uri, directory, bundle, photo, name="elsewhere")
     changed = tmp_path / "changed" / "bundle"
@@ -150,8 +157,10 @@ def test_the_bundle_of_a_run_whose_directory_is_on_another_machine(
         bundle_of_run(tracking.registry(), run_id, cache)
     with tracking.start(run_name="none", experiment="pets", directory=directory, tags={}) as run:
         pass
-    with pytest.raises(UserError, match=rf"Run {run.id} has its output in .*, which is not here, and no model in the"):
+    with pytest.raises(UserError, match=rf"Run {run.id} has its output in .*: its bundle is neither here nor in the"):
         bundle_of_run(tracking.registry(), run.id, cache)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    assert digest_directory(find_bundle(run_id, tracking)) == digest_directory(changed), "what is here is another run's"
 
 
 @pytest.mark.long

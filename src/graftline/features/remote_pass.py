@@ -23,7 +23,7 @@ from graftline.data.references import file_of, shard_url
 from graftline.data.version import Samples
 from graftline.features.engine import CPU_BATCH, Batches, Engine
 from graftline.features.frozen_pass import ActivationRequest, ImageBatcher
-from graftline.ray_cluster import Homes, RayCluster
+from graftline.ray_cluster import AHEAD, Homes, RayCluster
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def spread_over(ray_cluster: RayCluster, engine: Engine, exported: Path, width: 
 
 
 def _count_ahead(ray_cluster: RayCluster, paths: Sequence[str], width: int) -> int | None:
-    """Return how many tasks are to be under way so that each node reads shards of its own.
+    """Return how many tasks are to be under way so that each node reads shards of its own, and each core has work.
 
     None where nothing is gained: not all images lie in shards at URLs, these are too few to give each node as many, or
     their activations too large to wait for their turn.
@@ -87,7 +87,8 @@ def _count_ahead(ray_cluster: RayCluster, paths: Sequence[str], width: int) -> i
     if None in images or len(images) < SHARDS_PER_NODE * nodes:
         return None
     of_task = BATCHES * CPU_BATCH
-    ahead = (nodes + 1) * -(-max(images.values()) // of_task)
+    of_shard = -(-max(images.values()) // of_task)
+    ahead = max(nodes + 1, -(-AHEAD * ray_cluster.workers // of_shard)) * of_shard
     return ahead if ahead * of_task * 4 * width <= AHEAD_BYTES else None
 
 

@@ -35,8 +35,8 @@ def bundle_of_run(registry: Registry, run_id: str, directory: Path | None = None
         if not logged:
             tags = run.data.tags
             raise UserError(
-                f"Run {run_id} has its output in {tags.get(OUTPUT_DIRECTORY)} on {tags.get(HOST)}, which is not here, "
-                f"and no model in the {registry.store}."
+                f"Run {run_id} has its output in {tags.get(OUTPUT_DIRECTORY)} on {tags.get(HOST)}: its bundle is "
+                f"neither here nor in the {registry.store}."
             )
         newest = max(logged, key=lambda model: int(model.creation_timestamp))  # a run that was resumed may have two
         return str(newest.artifact_location), files_digest(newest)
