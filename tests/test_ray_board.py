@@ -2,6 +2,7 @@
 
 import _thread
 import io
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -78,8 +79,16 @@ def test_each_run_has_a_line(terminal: io.StringIO) -> None:
     assert " 3/3" in told
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C raise as usual: shells have it ignored in what they start in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.extras
-@pytest.mark.usefixtures("_alone")
+@pytest.mark.usefixtures("_alone", "_interruptible")
 @pytest.mark.timeout(300)
 def test_a_run_that_is_stopped_ends_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody asks Ray to cancel it, which aborts the command where the run ends in the same moment."""

@@ -148,7 +148,8 @@ def test_a_server_that_is_away_for_a_while(server: str, tmp_path: Path, caplog: 
 @pytest.fixture
 def full_disk(tracking_server: TrackingServer) -> Iterator[list[int]]:
     """The server cannot write files of more than 100 KB until the list of its processes is emptied by `make_room`."""
-    ours = [one for one in psutil.process_iter() if str(tracking_server.port) in " ".join(one.cmdline())]
+    port, processes = str(tracking_server.port), psutil.process_iter(["cmdline"])  # None of one that is ending
+    ours = [one for one in processes if port in " ".join(one.info["cmdline"] or ())]
     pids = {child.pid for one in ours for child in (one, *one.children(recursive=True))}
     limit_files(pids, "100000:unlimited")
     yield sorted(pids)
