@@ -1,7 +1,6 @@
 """What the documentation tells its readers to type is right: the command line itself checks it, and runs nothing."""
 
 import ast
-import importlib
 import inspect
 import re
 import shutil
@@ -132,8 +131,7 @@ def test_python_is_right(file: Path) -> None:
     for source in read_page(file).python:
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.ImportFrom) and node.module is not None:
-                module = importlib.import_module(node.module)
-                assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+                exec(ast.unparse(node), {})  # a submodule, too, is an attribute once it is imported
             elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("graftline.train", "graftline.load"):
                 call = getattr(graftline, ast.unparse(node.func).partition(".")[2])
                 inspect.signature(call).bind(*node.args, **{str(word.arg): word.value for word in node.keywords})
