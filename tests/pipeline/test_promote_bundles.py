@@ -3,7 +3,8 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +29,23 @@ from graftline.tracking.promotions import Promotions
 from graftline.tracking.tracking import Tracking
 
 
+@contextmanager
+def _changed(client: MlflowClient, version: str) -> Iterator[None]:
+    """Let a version's bundle be another one than was logged, during the block."""
+    source = Path(str(client.get_model_version("dusk", version).source).removeprefix("file://"))
+    file = source / "artifacts" / "bundle" / "bundle.json"
+    content = file.read_text()
+    file.write_text(content.replace('"card"', '"cart"'))
+    try:
+        yield
+    finally:
+        file.write_text(content)
+
+
 def test_a_bundle_that_was_changed_is_refused_on_record(place: Workplace, client: MlflowClient) -> None:
     crown(2)
     crown(1)
-    source = Path(str(client.get_model_version("dusk", "2").source).removeprefix("file://"))
-    file = source / "artifacts" / "bundle" / "bundle.json"
-    content = file.read_text()
-    try:
-        file.write_text(content.replace('"card"', '"cart"'))
+    with _changed(client, "2"):
         verdict = promote()
         assert not verdict.promoted
         assert "is not the bundle that was logged as models:/dusk/2: put its files back" in verdict.reasons[0]
@@ -44,18 +54,12 @@ def test_a_bundle_that_was_changed_is_refused_on_record(place: Workplace, client
         with pytest.raises(UserError, match=r"^.* is not the bundle that was logged as models:/dusk/2"):
             run("rollback", "to=2")
         assert aliases(client)["champion"] == "1"
-    finally:
-        file.write_text(content)
     assert promote().promoted, "nothing was compared before, so that it is examined anew"
 
 
 def test_a_champion_whose_bundle_was_changed_decides_nothing(place: Workplace, client: MlflowClient) -> None:
     crown(1)
-    source = Path(str(client.get_model_version("dusk", "1").source).removeprefix("file://"))
-    file = source / "artifacts" / "bundle" / "bundle.json"
-    content = file.read_text()
-    try:
-        file.write_text(content.replace('"card"', '"cart"'))
+    with _changed(client, "1"):
         with pytest.raises(UserError, match=r"is not the bundle that was logged as models:/dusk/1: put its files back"):
             promote()
         assert len(Promotions(Tracking(), "dusk").read().lines) == 1, "the challenger is not refused for it"
@@ -63,8 +67,6 @@ def test_a_champion_whose_bundle_was_changed_decides_nothing(place: Workplace, c
             Promote(Tracking(), GATE, "dusk").check()
         assert promote("force=its files are lost").forced == "its files are lost"
         crown(1)
-    finally:
-        file.write_text(content)
     assert promote("version=2").promoted
 
 
