@@ -3,7 +3,7 @@ import pytest
 from made_predictions import predictions_of
 from sklearn import metrics
 
-from graftline.evaluation.class_curves import curves_of_classes
+from graftline.evaluation.class_curves import curves_of_classes, reliability
 from graftline.evaluation.curves import counts_by_threshold, roc_area, roc_curve
 
 
@@ -43,3 +43,17 @@ def test_the_areas_of_all_classes_are_those_of_scikit_learn() -> None:
     single = curves_of_classes(predictions_of(probabilities, np.zeros(90, int)))
     assert not single.roc.curves
     assert list(single.precision_recall.curves) == [0]
+
+
+@pytest.mark.parametrize(
+    ("sure", "told"),
+    [
+        (0.8, "On average as sure of its predictions as they are often right."),
+        (0.9, "On average 10.0 points too sure of its predictions."),
+        (0.7, "On average 10.0 points too unsure of its predictions."),
+    ],
+)
+def test_how_sure_a_model_is_is_told_against_how_often_it_is_right(sure: float, told: str) -> None:
+    labels = np.array([0] * 8 + [1] * 2)  # class 0 is always predicted, and right eight times in ten
+    predictions = predictions_of(np.tile([sure, 1 - sure], (10, 1)), labels, ["a", "b"])
+    assert reliability(predictions).sentence == told

@@ -124,6 +124,8 @@ class Reliability:
     def sentence(self) -> str:
         """Whether the model is too sure."""
         gap = self.mean_sure - self.mean_right
+        if abs(gap) < 0.0005:
+            return "On average as sure of its predictions as they are often right."
         return f"On average {100 * abs(gap):.1f} points too {'sure' if gap > 0 else 'unsure'} of its predictions."
 
 
