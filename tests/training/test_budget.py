@@ -46,7 +46,8 @@ from graftline.training.budget import (
 )
 from graftline.training.events import FitEvents
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.phases import _cut, train
+from graftline.training.phase import _cut
+from graftline.training.phases import train
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import by_clock, warmup_cosine
 from graftline.training.setup import TrainingSetup

@@ -24,7 +24,7 @@ from graftline.training.budget import decoding_seconds, seconds_per_image
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.lower_rates import fit_at_lower_rates
-from graftline.training.phases import fit_phase, load_best
+from graftline.training.phase import fit_phase, load_best
 from graftline.training.results import PhaseResult
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import head_is_live
