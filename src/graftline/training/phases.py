@@ -4,7 +4,7 @@ import copy
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -67,23 +67,48 @@ def train(
     """
     if resume and deadline is None:
         _check_resumable(plans, directory)
+    network, few = setup.graft.network, setup.too_few_to_choose
     first_judged = finished if first_judged is None else first_judged
-    if (few := setup.too_few_to_choose) is not None:
+    if few is not None:
         logger.info(f"The weights of the last epoch are kept: {few}.")
         first_judged = len(plans)
     setup = _judged_by_fewer(setup, plans, limited=deadline is not None)
+    scored = few is None and any(plan.anew for plan in plans)
     results: list[PhaseResult] = []
     best_state: dict[str, Tensor] = {}
-    has_spare = any(plan.anew for plan in plans)
-    scored = has_spare and few is None
-    own = copy.deepcopy(setup.graft.network.state_dict()) if has_spare else {}
+    for result in _phases(setup, plans, directory, events, resume, finished, deadline, scored=scored):
+        results.append(result)
+        _tell_difference(results)
+        if len(plans) > 1:
+            best_state = _better(best_state, results[min(first_judged, len(plans) - 1) :], network)
+        if result.history.interrupted:
+            break
+    if best_state:
+        network.load_state_dict(best_state)
+    return TrainingResult(tuple(results), min(first_judged, len(results) - 1))
+
+
+def _phases(
+    setup: TrainingSetup,
+    plans: Sequence[FreezePlan],
+    directory: FitDirectory,
+    events: FitEvents | None,
+    resume: bool,
+    finished: int,
+    deadline: float | None,
+    *,
+    scored: bool,
+) -> Iterator[PhaseResult]:
+    """Fit phase after phase, or take up what came of one that is finished; the network then has its best weights."""
+    network, earlier = setup.graft.network, list[FitHistory]()
+    own = copy.deepcopy(network.state_dict()) if any(plan.anew for plan in plans) else {}
     for number, plan in enumerate(plans):
-        phase, earlier = directory.phase(number), [result.history for result in results]
+        phase = directory.phase(number)
         if plan.anew:
-            setup.graft.network.load_state_dict(own)
+            network.load_state_dict(own)
         result = _read_result(phase, plan) if resume or number < finished else None
         if result is not None:
-            load_best(setup.graft.network, phase)
+            load_best(network, phase)
             if number < finished and not directory.phase(finished).last.exists():  # reported before, once that is begun
                 _replay_phase(setup, plan, phase, result, events, earlier)
         else:
@@ -96,15 +121,8 @@ def train(
             )
             steps = sum(history.steps for history in earlier)
             result = fit_at_lower_rates(once, setup, plan, phase, resume=resume, events=events, first_step=steps)
-        results.append(result)
-        _tell_difference(results)
-        if len(plans) > 1:
-            best_state = _better(best_state, results[min(first_judged, len(plans) - 1) :], setup.graft.network)
-        if results[-1].history.interrupted:
-            break
-    if best_state:
-        setup.graft.network.load_state_dict(best_state)
-    return TrainingResult(tuple(results), min(first_judged, len(results) - 1))
+        earlier.append(result.history)
+        yield result
 
 
 def _judged_by_fewer(setup: TrainingSetup, plans: Sequence[FreezePlan], *, limited: bool) -> TrainingSetup:
