@@ -9,7 +9,7 @@ import numpy as np
 from graftline.console import track
 from graftline.data.decode import decode
 from graftline.data.decoding import Decoding
-from graftline.data.references import open_image
+from graftline.data.image_bytes import open_image
 from graftline.errors import UserError
 from graftline.execution import available_cores
 
