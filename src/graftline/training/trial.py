@@ -15,8 +15,8 @@ from graftline.augment.policy import CandidatePolicy
 from graftline.backbones.layers import HEAD, group_names
 from graftline.console import Advance, counted
 from graftline.data.folds import assign_folds
+from graftline.freezing.depth_search import IMAGES_OF_CLASS
 from graftline.freezing.evidence import MOST_JUDGED, TRIAL_FOLDS, trial_fits
-from graftline.freezing.measured import IMAGES_OF_CLASS
 from graftline.freezing.measurement import BoundaryTrial, Floats, describe_boundary
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision
