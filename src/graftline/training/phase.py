@@ -18,12 +18,13 @@ from graftline.files import write_json
 from graftline.freezing.check import FreezeCheck
 from graftline.freezing.depth import FORWARD_PER_STEP
 from graftline.freezing.plan import FreezePlan
-from graftline.training.budget import cut_to_deadline, decoding_seconds, step_seconds
+from graftline.training.budget import cut_to_deadline
 from graftline.training.checkpointing import checkpointed
 from graftline.training.compiling import compiled
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit import FitOptions, fit
 from graftline.training.fit_directory import FitDirectory, read_checkpoint
+from graftline.training.image_seconds import decoding_seconds, step_seconds
 from graftline.training.lost_process import lost_processes_named
 from graftline.training.place import epochs_done
 from graftline.training.recipe import Recipe

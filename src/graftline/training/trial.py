@@ -20,9 +20,9 @@ from graftline.freezing.evidence import MOST_JUDGED, TRIAL_FOLDS, trial_fits
 from graftline.freezing.measurement import BoundaryTrial, Floats, describe_boundary
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision
-from graftline.training.budget import decoding_seconds, seconds_per_image
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
+from graftline.training.image_seconds import decoding_seconds, seconds_per_image
 from graftline.training.lower_rates import fit_at_lower_rates
 from graftline.training.phase import fit_phase, load_best
 from graftline.training.results import PhaseResult
