@@ -39,7 +39,7 @@ from graftline.features.cache import Features
 from graftline.files import write_json
 from graftline.freezing.plan import plan_from_depth
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.phases import fit_phase
+from graftline.training.phase import fit_phase
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant
 from graftline.training.setup import TrainingSetup
@@ -231,5 +231,5 @@ def main(families: list[str]) -> None:
 CONTEXT = multiprocessing.get_context("forkserver")
 
 if __name__ == "__main__":
-    CONTEXT.set_forkserver_preload(["graftline.training.phases", "graftline.bundle.predictor", "albumentations"])
+    CONTEXT.set_forkserver_preload(["graftline.training.phase", "graftline.bundle.predictor", "albumentations"])
     main(sys.argv[1:])

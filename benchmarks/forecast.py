@@ -27,7 +27,7 @@ from graftline.features.cut import cut
 from graftline.freezing.plan import FreezePlan, depth_in_words, plan_from_depth
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.forecast import Forecast
-from graftline.training.phases import fit_phase
+from graftline.training.phase import fit_phase
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant
 from graftline.training.setup import TrainingSetup

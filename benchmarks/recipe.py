@@ -38,7 +38,7 @@ from graftline.freezing.batchnorm import BatchNormChoice
 from graftline.freezing.rules import AllButHead, Names, Nothing
 from graftline.training.batchnorm import choose_statistics, prepare_statistics
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.phases import fit_phase
+from graftline.training.phase import fit_phase
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import warmup_cosine
 from graftline.training.setup import TrainingSetup

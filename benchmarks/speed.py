@@ -43,7 +43,7 @@ from graftline.freezing.plan import FreezePlan, plan_from_depth
 from graftline.training.fit import FitOptions, fit
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.module import GraftModule
-from graftline.training.phases import fit_phase
+from graftline.training.phase import fit_phase
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import constant
 from graftline.training.setup import TrainingSetup

@@ -48,7 +48,7 @@ from graftline.execution import Execution, available_cores
 from graftline.features.cache import Features
 from graftline.freezing.plan import plan_from_depth
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.phases import fit_phase
+from graftline.training.phase import fit_phase
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import warmup_cosine
 from graftline.training.setup import TrainingSetup

@@ -32,7 +32,7 @@ from graftline.features.cache import Features
 from graftline.freezing.rules import AllButHead
 from graftline.pipeline.cli.hydra_conf import CONF
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.phases import fit_phase
+from graftline.training.phase import fit_phase
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import warmup_cosine
 from graftline.training.setup import TrainingSetup

@@ -48,8 +48,9 @@ from graftline.search.ledger import TimeLedger, format_seconds
 from graftline.search.options import SearchOptions
 from graftline.search.rounds import PREPARE_SECONDS, TrainingImages
 from graftline.tracking.dead_runs import end_dead_runs
-from graftline.training.budget import average_seconds, check_budget, end_seconds, seconds_per_image
+from graftline.training.budget import average_seconds, check_budget, end_seconds
 from graftline.training.forecast import time_pass
+from graftline.training.image_seconds import seconds_per_image
 from graftline.training.setup import TrainingSetup
 from graftline.training.trainer import check_spread
 

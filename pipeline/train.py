@@ -26,7 +26,6 @@ from graftline.evaluation.decision import DecisionRule, MostProbable
 from graftline.evaluation.evaluation import Evaluation, EvaluationResult
 from graftline.execution import Execution
 from graftline.features.cache import Features
-from graftline.files import write_json
 from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule
 from graftline.freezing.rules import Nothing
 from graftline.pipeline.dataset_versions.parent import with_parent
@@ -36,6 +35,7 @@ from graftline.pipeline.runs.directory import TRACKED_AT, RunDirectory
 from graftline.pipeline.runs.setup import log_setup
 from graftline.pipeline.training.bundle import best_epoch_in_words, card_of, is_saved
 from graftline.pipeline.training.calibration import Adjustment, Wanted, adjust
+from graftline.pipeline.training.decisions import choose_policy, decide_freeze
 from graftline.pipeline.training.drift_reference import leave_reference
 from graftline.pipeline.training.further_process import announced
 from graftline.pipeline.training.neighbors import leave_neighbors
@@ -56,11 +56,10 @@ from graftline.tracking.names import STAGE
 from graftline.tracking.tracking import Tracking
 from graftline.training import phases
 from graftline.training.batchnorm import check_statistics, choose_statistics, prepare_statistics
-from graftline.training.budget import check_budget, check_clock, end_seconds, passes, timed
-from graftline.training.depth_decision import decide_depth, decide_depth_of
+from graftline.training.budget import check_budget, check_clock, end_seconds, timed
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.forecast import tell_reduced_jpeg_side
-from graftline.training.label_check import find_policy, needs_choice, with_choice
+from graftline.training.label_check import with_choice
 from graftline.training.launch import current_launch, with_launch
 from graftline.training.module import Optimizer, Schedule
 from graftline.training.policy_choice import PolicyChoice
@@ -70,7 +69,6 @@ from graftline.training.setup import TrainingSetup
 from graftline.training.sharding import check_sharding
 from graftline.training.trainer import check_optimizer, check_trainer, make_execution
 from graftline.training.training_source import TrainingSource
-from graftline.training.trial import keep_trials, make_freeze_context
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
@@ -131,15 +129,16 @@ class Train:
         setup = self._prepare(self.check(), files)
         deadline = self._deadline(setup, began)
         prepare_statistics(setup, FitDirectory(files.checkpoints))
+        decide = partial(decide_freeze, setup, self.freeze, self.backbone, files, deadline)
         if not self.freeze.needs_trials:
-            self._decide(setup, files, deadline)  # a rule that does not fit the network is to leave no run behind
+            decide()  # a rule that does not fit the network is to leave no run behind
         with self._start_run(setup, files) as run:
             again = files.command(program(), "train", f"train.resume={run.id}", group=TRACKED_AT)
             say(f"Run {run.id}; should it be interrupted, {again} goes on with it.")
-            decision = self._decide(setup, files, deadline)
+            decision = decide()
             told = replace(decision, plans=timed(setup, decision.plans, deadline, finished=len(decision.tried)))
             log_decision(run, setup, told, files)
-            choice = self._choose_policy(setup, decision, files, deadline)
+            choice = choose_policy(setup, decision, files, deadline)
             setup = with_choice(setup, choice)
             if choice is not None:
                 log_policy_choice(run, choice, files)
@@ -295,44 +294,6 @@ class Train:
             run.rename(own_name(facts))
         log_cost(run, setup.graft, self.backbone.network_name, files.cost)
         return self.name or own_name(facts)
-
-    def _choose_policy(
-        self, setup: TrainingSetup, decision: FreezeDecision, files: RunDirectory, deadline: float | None
-    ) -> PolicyChoice | None:
-        """Find out which of a policy's candidates are used, if that matters: once per run, as for freezing."""
-        if not needs_choice(setup, decision.plans):
-            return None
-        if not files.policy_choice.exists():
-            left = decision.plans[len(decision.tried) :] or decision.plans
-            plans = [plan for plan in left if not plan.only_head] or left
-            choice = find_policy(setup, FitDirectory(files.checkpoints), passes(setup, plans, deadline))
-            write_json(files.policy_choice, choice.to_json())
-        return PolicyChoice.from_json(files.read_policy_choice())
-
-    def _decide(self, setup: TrainingSetup, files: RunDirectory, deadline: float | None) -> FreezeDecision:
-        """Decide what of the network is frozen, in each phase of the training: once per run, a resume keeps to it."""
-        context = make_freeze_context(setup, FitDirectory(files.checkpoints), deadline)
-        if files.freeze_decision.exists():
-            decision = FreezeDecision.from_json(files.read_freeze_decision())
-            if decision.epochs == context.epochs:
-                return decision
-            decision = self.freeze.change_epochs(decision, context)
-        else:
-            decision = self.freeze.use_spare_time(self._find_depth(setup, context, files), context)
-            if decision.plans[-1].only_head and needs_choice(setup, decision.plans):
-                decision = replace(decision, tried=())  # the head was tried on plain images
-            keep_trials(decision, FitDirectory(files.checkpoints))
-        write_json(files.freeze_decision, decision.to_json())
-        return decision
-
-    def _find_depth(self, setup: TrainingSetup, context: FreezeContext, files: RunDirectory) -> FreezeDecision:
-        """Decide by this training's own trials, or by those of the seed that was named for them."""
-        seed, version = self.train.depth_seed, setup.version
-        if seed is None or seed == self.seed or not self._can_take_depth:
-            return decide_depth(setup, self.freeze, context)
-        backbone = self.backbone.for_images(version.typical_side(), version.typical_aspect())
-        build = partial(backbone.build, version.class_names)
-        return decide_depth_of(seed, setup, self.freeze, FitDirectory(files.checkpoints), build)
 
     @property
     def _can_take_depth(self) -> bool:

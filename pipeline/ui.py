@@ -10,6 +10,7 @@ from graftline.pipeline.cli.arguments import read
 from graftline.pipeline.cli.errors import EXIT_MISTAKE, report_error
 from graftline.pipeline.cli.hydra_conf import expand_home
 from graftline.tracking.tracking import Tracking
+from graftline.tracking.uri import absolute_uri, sqlite_file, store_name
 from graftline.tracking.views import missing_tags, view_links
 
 
@@ -19,7 +20,7 @@ def show_links(tracking: Tracking, address: str) -> None:
     Raises:
         UserError: there is no such database, and it is not the default one, which the first run makes.
     """
-    from graftline.tracking.client import absolute_uri, connect_checked, sqlite_file, store_name
+    from graftline.tracking.client import connect_checked
 
     uri = absolute_uri(tracking.uri)
     file = sqlite_file(uri)

@@ -103,6 +103,7 @@ SLOW = (
     "pipeline/test_scoring_ahead.py",
     "pipeline/test_shard.py",
     "pipeline/test_situation.py",
+    "pipeline/test_soup.py",
     "pipeline/test_train.py",
     "report/test_page_in_browser.py",
     "security/test_files.py",

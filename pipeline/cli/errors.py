@@ -66,7 +66,7 @@ def _no_right(error: BaseException) -> str | None:
         return None
     from mlflow.exceptions import MlflowException
 
-    from graftline.tracking.client import no_right
+    from graftline.tracking.mlflow_errors import no_right
 
     refusal = find_cause(error, MlflowException)
     return None if refusal is None else no_right("tracking server", refusal)

@@ -11,6 +11,7 @@ from graftline.errors import UserError
 from graftline.files import check_folder
 from graftline.pipeline.health.finding import Finding, ok, warning
 from graftline.tracking.tracking import Tracking
+from graftline.tracking.uri import absolute_uri, sqlite_file, store_name
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response
@@ -23,8 +24,6 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 def check_tracking(tracking: Tracking) -> Iterator[Finding]:
     """Look at the database or server that runs are tracked by."""
-    from graftline.tracking.client import absolute_uri, sqlite_file, store_name
-
     uri = absolute_uri(tracking.uri)
     if urlsplit(uri).scheme in ("http", "https"):
         yield from _check_server(uri, tracking)
@@ -43,8 +42,6 @@ def check_tracking(tracking: Tracking) -> Iterator[Finding]:
 
 def _check_server(uri: str, tracking: Tracking) -> Iterator[Finding]:
     import mlflow
-
-    from graftline.tracking.client import store_name
 
     before = time.time()
     answer = _ask(uri, "/version", with_login=True)
@@ -68,7 +65,8 @@ def _ask(uri: str, path: str, *, with_login: bool) -> "Response":
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
-    from graftline.tracking.client import no_answer, request_limit
+    from graftline.tracking.client import request_limit
+    from graftline.tracking.mlflow_errors import no_answer
 
     try:
         host = get_default_host_creds(uri)  # type: ignore[no-untyped-call]

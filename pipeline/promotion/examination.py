@@ -15,7 +15,8 @@ from graftline.bundle.layout import freeze_checks
 from graftline.bundle.verify import verify_bundle
 from graftline.console import counted, track, warn
 from graftline.data.file_names import to_path
-from graftline.data.references import file_of, find_place, find_url, is_there
+from graftline.data.image_bytes import is_there
+from graftline.data.references import file_of, find_place, find_url
 from graftline.data.version import DatasetVersion, Samples
 from graftline.errors import UserError, first_line
 from graftline.evaluation.contestant import Contestant, ModelFacts, TestImages, frequencies

@@ -14,7 +14,7 @@ CODE = (
     *("augment", "backbones", "bundle", "data", "evaluation", "execution.py", "features", "freezing", "training"),
     # of the stages, what trains a model and what it learns after that
     *("pipeline/train.py", "pipeline/searching/winner.py", "pipeline/retraining/challengers.py"),
-    *("pipeline/training/bundle.py", "pipeline/training/calibration.py"),
+    *("pipeline/training/bundle.py", "pipeline/training/calibration.py", "pipeline/training/decisions.py"),
 )
 # nodes and keys that do not: where it runs and is tracked, where its files lie and how many they may be, how sure its
 # scores are; images have a digest of their own

@@ -14,6 +14,7 @@ import yaml
 from graftline.errors import UserError
 from graftline.files import write_json
 from graftline.tracking.owner import read_owner
+from graftline.tracking.uri import without_password
 
 if TYPE_CHECKING:  # it loads pandas, which not all that look into a directory need
     from graftline.data.version import DatasetVersion
@@ -200,7 +201,5 @@ def overrides_of(overrides: Sequence[str], group: str) -> list[str]:
         overrides: all of them.
         group: the node, as a regular expression; empty: any.
     """
-    from graftline.tracking.client import without_password  # it loads MLflow, which not all that read a run need
-
     words = [text.lstrip("+") for text in overrides]
     return [without_password(word) for word in words if not group or re.match(rf"~?{group}\b", word)]

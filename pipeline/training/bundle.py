@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from graftline.bundle.layout import FREEZE_CHECKS, read_description
-from graftline.freezing.evidence import too_few_to_choose
 from graftline.freezing.rule import FreezeDecision
 from graftline.training.results import TrainingResult
 from graftline.training.setup import TrainingSetup
@@ -48,8 +47,7 @@ def card_of(
 
 def best_epoch_in_words(setup: TrainingSetup, decision: FreezeDecision, trained: TrainingResult) -> str:
     """Return which epoch's weights are kept, and where there were several phases what was trained in it."""
-    few = too_few_to_choose(tuple(setup.version.counts()["validation"].values()))
-    kept = "Best epoch" if few is None else "Last epoch"
+    kept = "Best epoch" if setup.too_few_to_choose is None else "Last epoch"
     told = f"{kept} {trained.history.best['epoch'] + 1:.0f} of {len(trained.history.epochs)}"
     if len(decision.plans) == 1:
         return told

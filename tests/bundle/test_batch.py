@@ -22,7 +22,7 @@ from graftline.bundle.batch import BatchJob, Tally
 from graftline.bundle.ensemble import load_predictor
 from graftline.bundle.layout import bundle_digest, read_description
 from graftline.bundle.predictor import Predictor
-from graftline.data import decode, references, remote
+from graftline.data import decode, image_bytes, remote
 from graftline.data.decoding import NO_FILE
 from graftline.data.file_names import to_text
 from graftline.data.image_list import ImageList, ImageLister, find_images
@@ -313,7 +313,7 @@ def test_a_file_system_that_is_away_is_no_matter_of_an_image(
     bundle: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str, number: int, is_away: bool
 ) -> None:
     """Its files are there when they are asked for, and each fails: a day of rows with a reason would be no result."""
-    error, opened = OSError(number, os.strerror(number)), references.open_image
+    error, opened = OSError(number, os.strerror(number)), image_bytes.open_image
 
     def open_image(reference: str) -> io.BytesIO | io.BufferedReader:
         if not reference.endswith("003.png"):

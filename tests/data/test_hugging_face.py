@@ -10,7 +10,7 @@ from file_server import serve
 from ingested import ingest
 from PIL import Image
 
-from graftline.data.references import open_image
+from graftline.data.image_bytes import open_image
 from graftline.data.sources.hugging_face import HuggingFace, _images
 from graftline.errors import UserError
 

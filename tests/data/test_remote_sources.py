@@ -11,8 +11,8 @@ from full_disk import files_up_to
 from ingested import ingest, kinds
 
 from graftline.data import remote
+from graftline.data.image_bytes import open_image
 from graftline.data.ingest import Ingest
-from graftline.data.references import open_image
 from graftline.data.shards.write import write_shards
 from graftline.data.sources.archive import Archive
 from graftline.data.sources.folder import Folder

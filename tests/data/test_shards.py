@@ -18,9 +18,10 @@ from ingested import ingest
 
 from conftest import paint
 from graftline.data.decode import DecodeError, decode_rgb
+from graftline.data.image_bytes import open_image
 from graftline.data.ingest import Ingest
 from graftline.data.loaders import DrawSampler
-from graftline.data.references import find_place, open_image
+from graftline.data.references import find_place
 from graftline.data.shards.index import SUMMARY, read_index
 from graftline.data.shards.write import WrittenShards, write_shards
 from graftline.data.sources.folder import Folder

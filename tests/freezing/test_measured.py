@@ -167,7 +167,7 @@ def test_it_stops_where_the_head_is_enough(version: DatasetVersion, tmp_path: Pa
 def test_a_head_tried_on_a_part_is_still_to_be_trained(
     version: DatasetVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graftline.freezing.measured.IMAGES_OF_CLASS", 1)  # or ten of each would be all of them
+    monkeypatch.setattr("graftline.freezing.depth_search.IMAGES_OF_CLASS", 1)  # or ten of each would be all of them
     useless = functools.partial(torch.optim.AdamW, lr=0.0)
     setup = replace(make_setup(graft("test_resnet"), version), optimizer=useless)
     context = make_freeze_context(setup, FitDirectory(tmp_path))

@@ -5,41 +5,36 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 import timm
-import torch
+from ensembled import MODEL, shifted
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
-from scipy.optimize import minimize_scalar
 from sklearn.metrics import log_loss
-from torch import nn
-from workplace import TINY, Workplace
+from workplace import Workplace
 
-from graftline.bundle.calibration import UNCALIBRATED, Calibration
+from graftline.bundle.calibration import UNCALIBRATED
 from graftline.bundle.ensemble import Ensemble, read_digest
 from graftline.bundle.grid import Grid
-from graftline.bundle.layout import FREEZE_CHECKS, read_description
+from graftline.bundle.layout import FREEZE_CHECKS
 from graftline.bundle.predictor import Predictor, softmax
 from graftline.bundle.refusal import Refusal, unit
-from graftline.bundle.save import add_to_card, change_answers, save_bundle
-from graftline.bundle.soup import load_networks
+from graftline.bundle.save import add_to_card, change_answers
 from graftline.errors import UserError
 from graftline.evaluation.predictions import Predictions
 from graftline.features.store import ActivationStore
 from graftline.pipeline.bundles.reference import load_reference
 from graftline.pipeline.cli import compose
-from graftline.pipeline.ensembles.members import Members
 from graftline.pipeline.ensembles.result import EnsembleResult
-from graftline.pipeline.ensembles.soup import SoupMaker
 from graftline.pipeline.promotion.examination import _frozen
 from graftline.pipeline.training.calibration import Wanted, learn
 from graftline.pipeline.training.result import MOST_PROBABLE_ANSWER, NOT_TESTED
@@ -49,39 +44,10 @@ from graftline.tracking.tracking import Tracking
 
 pytestmark = pytest.mark.long
 
-MODEL = [*TINY, "trainer.max_epochs=1"]
-
-
-@pytest.fixture(scope="module")
-def place(make_workplace: Callable[[str], Workplace]) -> Workplace:
-    return make_workplace("ensemble")
-
-
-@pytest.fixture(scope="module")
-def made(place: Workplace, color_folder: Path) -> EnsembleResult:
-    """Three members of two image sizes, trained and averaged."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place.root)
-        own = ["members=3", "backbone=test_efficientnet", "backbone.image_size=32,48", "crops=mirror", "choose=all"]
-        data = ["data=folder", f"data.path={color_folder}"]
-        result = compose("ensemble", [*MODEL, *own, *data]).run(place.root / "made")
-    assert isinstance(result, EnsembleResult)
-    return result
-
 
 @pytest.fixture
-def run(
-    place: Workplace, made: EnsembleResult, color_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., EnsembleResult]:
-    monkeypatch.chdir(place.root)
-
-    def compose_and_run(*overrides: str) -> EnsembleResult:
-        data = ["data=folder", f"data.path={color_folder}", "evaluation.resamples=100", "tracking.system_metrics=false"]
-        result = compose("ensemble", [*data, *overrides]).run()
-        assert isinstance(result, EnsembleResult)
-        return result
-
-    return compose_and_run
+def place(ensemble_place: Workplace) -> Workplace:
+    return ensemble_place
 
 
 def test_members_differ_by_network_then_seed_and_are_averaged(made: EnsembleResult, place: Workplace) -> None:
@@ -361,49 +327,6 @@ def test_one_that_was_interrupted_goes_on_with_the_members_that_it_has(
         compose("ensemble", [f"train.resume={run_id}"])
 
 
-def test_a_soup_is_one_network_of_mean_weights(run: Callable[..., EnsembleResult], made: EnsembleResult) -> None:
-    same = [str(made.directory / "members" / number) for number in ("1", "3")]
-    cooked = run(f"runs={','.join(same)}", "choose=soup", "crops=mirror", "tracking.register=false")
-    assert cooked.selection.shares == (0.0, 0.0, 1.0)
-    assert isinstance(cooked.predictor, Ensemble)
-    assert len(cooked.predictor.members) == 1
-    assert cooked.rows[0].members == (cooked.selection.best,) != (2,)
-    with pytest.raises(UserError, match="No soup of these members is as good as the best of them"):  # of other weights
-        run(f"runs={','.join(same)}", "choose=greedy_soup")
-    other = str(made.directory / "members" / "2")
-    with pytest.raises(UserError, match=r"has another preprocessing than .*, and a soup averages the weights of one"):
-        run(f"runs={same[0]},{other}", "choose=soup")
-
-
-def test_a_soup_measures_its_statistics_in_batches_of_one_size(
-    made: EnsembleResult, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert isinstance(made.predictor, Ensemble)
-    members = Members((), (), (), made.predictor.members)
-    count = made.version.num_images("train")
-    monkeypatch.setattr("graftline.pipeline.ensembles.soup.MEASURED_BATCH", count - 1)  # one image more than a batch
-    batches = list(SoupMaker(members, np.empty(0), lambda _: np.empty(0), made.version)._batches())
-    assert [len(one) for one in batches] == [(count + 1) // 2, count // 2]
-
-
-def shifted(source: Path, target: Path, shift: np.ndarray, temperature: float, *, is_reversed: bool = False) -> Path:
-    """Write a bundle with other biases of its head and a calibration, maybe with its classes named in reverse."""
-    predictor, (network,) = Predictor.from_directory(source), load_networks([source])
-    with torch.no_grad():
-        cast(nn.Linear, network.get_submodule("classifier")).bias.add_(torch.from_numpy(shift).float())
-    save_bundle(
-        target,
-        network,
-        timm_name="test_efficientnet",
-        class_names=predictor.class_names[::-1] if is_reversed else predictor.class_names,
-        preprocessing=predictor.preprocessing,
-        card=predictor.card,
-        decoding=predictor.decoding,
-    )
-    change_answers(target, calibration=Calibration(temperature))
-    return target
-
-
 def test_an_average_is_calibrated_and_decides_in_the_order_of_classes_of_its_first_member(
     run: Callable[..., EnsembleResult], made: EnsembleResult, place: Workplace
 ) -> None:
@@ -423,49 +346,6 @@ def test_an_average_is_calibrated_and_decides_in_the_order_of_classes_of_its_fir
     assert both.metrics == alone.metrics
     assert [row.accuracy.value for row in both.rows] == [row.accuracy.value for row in alone.rows]
     assert (predictor.decision, predictor.digest) == (alone.predictor.decision, alone.predictor.digest)
-
-
-def test_a_greedy_soup_takes_what_makes_it_better_however_members_are_calibrated(
-    run: Callable[..., EnsembleResult], made: EnsembleResult, place: Workplace
-) -> None:
-    """The biases of two members lie on both sides of the best ones, those of a third far away."""
-    source, samples = made.directory / "members" / "1" / "bundle", made.version.samples("validation")
-    plain = replace(Predictor.from_directory(source), calibration=UNCALIBRATED)
-    logits, line = plain.logits(samples.paths).astype(float), np.array([1.0, -1.0, 0.0])
-
-    def loss(step: float, temperature: float = 1) -> float:
-        return float(log_loss(samples.labels, softmax((logits + step * line) / temperature)))
-
-    best = minimize_scalar(loss).x
-    temperature = minimize_scalar(lambda given: loss(best, given), bounds=(0.1, 10)).x
-    steps = [best - 0.01, best + 5, best + 0.01]
-    members = [shifted(source, place.root / f"at{step:.2f}", step * line, temperature) for step in steps]
-    assert max(loss(steps[0], temperature), loss(steps[2], temperature)) < loss(best), "calibrated they look better"
-    cooked = run(f"runs={','.join(map(str, members))}", "choose=greedy_soup", "tracking.register=false")
-    assert cooked.selection.alone == pytest.approx([loss(step) for step in [*steps, best]], abs=1e-5)
-    card = read_description(cooked.directory / "soup")["card"]
-    assert sorted(card["soup"]) == sorted(map(str, members[::2]))
-    assert card[FREEZE_CHECKS] == [0, 0], "that of each of the two"
-    trained = read_description(source)["card"]
-    for key in ("dataset_digest", "validation_digest", "test_digest"):  # which tell what it may be used with
-        assert card[key] == trained[key]
-
-
-def test_a_soup_classifies_the_validation_images_once_with_each_network(
-    run: Callable[..., EnsembleResult], made: EnsembleResult, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    passes, classify = list[tuple[int, int]](), Grid.logits
-
-    def counted(grid: Grid, images: Sequence[str], *rest: Any) -> np.ndarray:
-        if rest[1:]:  # progress is shown: not the few images whose time is taken
-            passes.append((len(grid.members), len(images)))
-        return classify(grid, images, *rest)
-
-    monkeypatch.setattr(Grid, "logits", counted)
-    same = [str(made.directory / "members" / number) for number in ("1", "3")]
-    cooked = run(f"runs={','.join(same)}", "choose=soup", "tracking.register=false")
-    count = cooked.version.num_images("validation")
-    assert [members for members, images in passes if images == count] == [2, 1]
 
 
 def test_validation_images_that_do_not_suffice_are_told_before_a_network_runs(

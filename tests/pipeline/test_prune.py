@@ -16,8 +16,8 @@ from graftline.features.store import ActivationStore
 from graftline.files import write_json
 from graftline.pipeline.cli import compose
 from graftline.pipeline.retraining.keep import Keep, Leftover, find_leftovers
-from graftline.tracking.client import absolute_uri
 from graftline.tracking.models_in_use import UsedRun
+from graftline.tracking.uri import absolute_uri
 
 DAY, URI = 86_400.0, "sqlite:///mlflow.db"
 

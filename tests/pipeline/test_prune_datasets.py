@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -46,46 +45,42 @@ def splits_of(version: DatasetVersion) -> dict[str, str]:
     return dict(version.history()[["sha256", "split"]].itertuples(index=False, name=None))
 
 
-def test_versions_that_nothing_needs_go_and_images_keep_their_splits(past: Past, data: Path) -> None:
+def grow_versions(past: Past) -> dict[str, str]:
+    """Make one version after the other, each of three images more; return what is done with it → its digest."""
     client, root = past.place.mlflow, past.place.root
-    made = dict[str, str]()  # what is done with a version → its digest
-    shown = 12
+    made = dict[str, str]()
 
-    def grow(name: str, do: Callable[[], object] = lambda: None) -> None:
-        nonlocal shown
+    def grow(name: str) -> str:
+        shown = 12 + 3 * len(made)
         past.paint(shown, shown + 3)
-        shown += 3
         made[name] = past.look().version.digest
-        do()
+        return made[name]
 
-    def leave_output() -> None:
-        write_json(root / "outputs/a/dataset.json", {"digest": made["of an output directory"]})
-
-    def leave_bundle() -> None:
-        card = {"dataset_digest": made["of a bundle"]}
-        write_json(root / "outputs/b/bundle/bundle.json", {"digest": "0123456789abcdef", "card": card})
-
-    def register_by_hand() -> None:
-        client.create_registered_model("by-hand")
-        client.create_model_version("by-hand", root.as_uri(), tags={DATASET_DIGEST: made["registered by hand"]})
-
-    def run_on() -> None:
-        (experiment,) = client.search_experiments(filter_string=f"name = '{NAME}'")
-        client.create_run(experiment.experiment_id, tags={DATASET_DIGEST: made["of a run that goes on"]})
-
-    grow("promoted", lambda: past.retrain("promoted"))
+    grow("promoted")
+    past.retrain("promoted")
     grow("looked at")
-    grow("refused", lambda: past.retrain("refused"))
-    grow("begun", lambda: past.begin(KeyboardInterrupt()))
-    grow("of an output directory", leave_output)
-    grow("of a bundle", leave_bundle)
-    grow("registered by hand", register_by_hand)
-    grow("of a run that goes on", run_on)
-    grow("last", lambda: past.retrain("refused"))
+    grow("refused")
+    past.retrain("refused")
+    grow("begun")
+    past.begin(KeyboardInterrupt())
+    write_json(root / "outputs/a/dataset.json", {"digest": grow("of an output directory")})
+    card = {"dataset_digest": grow("of a bundle")}
+    write_json(root / "outputs/b/bundle/bundle.json", {"digest": "0123456789abcdef", "card": card})
+    client.create_registered_model("by-hand")
+    client.create_model_version("by-hand", root.as_uri(), tags={DATASET_DIGEST: grow("registered by hand")})
+    (experiment,) = client.search_experiments(filter_string=f"name = '{NAME}'")
+    client.create_run(experiment.experiment_id, tags={DATASET_DIGEST: grow("of a run that goes on")})
+    grow("last")
+    past.retrain("refused")
     for number in ("2", "3"):
         client.delete_model_version(NAME, number)
     grow("newest but one")
     grow("newest")
+    return made
+
+
+def test_versions_that_nothing_needs_go_and_images_keep_their_splits(past: Past, data: Path) -> None:
+    made, root = grow_versions(past), past.place.root
     assert find(past, data, runs=0) == [], "they are young"
     make_older(data, 100)
     names = {digest: name for name, digest in made.items()}
@@ -106,7 +101,7 @@ def test_versions_that_nothing_needs_go_and_images_keep_their_splits(past: Past,
     }
     past.remove(12, 27)
     fewer = past.look().version
-    assert (len(fewer.table()), splits_of(fewer)) == (3 * (shown - 15), known)
+    assert (len(fewer.table()), splits_of(fewer)) == (3 * (12 + 3 * len(made) - 15), known)
     past.paint(12, 24)
     again = past.look().version
     now = dict(again.table()[["sha256", "split"]].itertuples(index=False, name=None))

@@ -27,8 +27,6 @@ from graftline.tracking.client import connect
 from graftline.tracking.names import DECISION
 
 LIMITS = ("limits.images=8", "limits.waiting_images=64", "limits.request_mb=2", "limits.waiting_mb=16")
-
-
 METRIC = re.compile(r'# (HELP|TYPE) \w+ .+|\w+(\{(\w+="[^"]*",?)+\})? [\d.e+-]+')
 
 
@@ -255,9 +253,10 @@ def test_overload_is_refused_and_memory_stays(place: Path, bundle: Path) -> None
         assert "serve: done in" in server.output
 
 
-def wait_for(server: HttpServer, version: int) -> None:
+def wait_for(server: HttpServer, address: str, name: str, value: object) -> None:
+    """Wait until a server's answer has a value under a name."""
     deadline = time.monotonic() + 60
-    while server.ask("/model").content["version"] != version:
+    while server.ask(address).content[name] != value:
         assert time.monotonic() < deadline, server.output
         time.sleep(0.05)
 
@@ -268,7 +267,7 @@ def test_a_moved_alias_is_picked_up_under_load(
     with Load(server) as load:
         for version in (2, 1, 2, 1):
             client.set_registered_model_alias("pets", "champion", str(version))
-            wait_for(server, version)
+            wait_for(server, "/model", "version", version)
             time.sleep(0.2)
     expected = {
         one.digest: one.predict(load.images) for one in (predictor, Predictor.from_directory(calibrated))
@@ -291,10 +290,7 @@ def test_a_bad_version_does_not_take_over(
     weights = place / "model-bad" / "artifacts" / "bundle" / "model.onnx"
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
     client.set_registered_model_alias("pets", "champion", str(version))
-    deadline = time.monotonic() + 60
-    while server.ask("/health").content["status"] == "ok":
-        assert time.monotonic() < deadline, server.output
-        time.sleep(0.05)
+    wait_for(server, "/health", "status", "degraded")
     problem = server.ask("/health").content["models"][0]["problem"]
     assert problem.startswith(f"models:/pets/{version} cannot take over (model.onnx")
     assert problem.endswith("models:/pets/1 goes on.")
@@ -302,9 +298,7 @@ def test_a_bad_version_does_not_take_over(
     assert 'graftline_model_problem{model="pets"} 1' in server.ask("/metrics").content
     assert server.ask("/predict", photo(1)).content["version"] == 1
     client.set_registered_model_alias("pets", "champion", "1")
-    while server.ask("/health").content["status"] != "ok":
-        assert time.monotonic() < deadline, server.output
-        time.sleep(0.05)
+    wait_for(server, "/health", "status", "ok")
 
 
 def spoil_golden(bundle: Path, step: str) -> None:
@@ -389,13 +383,10 @@ def test_without_a_champion_the_newest_version_that_is_not_refused_answers_until
         assert server.ask("/health").content["status"] == "ok"
         assert server.ask("/model").content["version"] == 1, "nobody has judged the other one"
         client.set_registered_model_alias("pets", "champion", "3")
-        wait_for(server, 3)
+        wait_for(server, "/model", "version", 3)
         client.set_model_version_tag("pets", "3", DECISION, "refused (line 2)")
         client.delete_registered_model_alias("pets", "champion")
-        deadline = time.monotonic() + 60
-        while server.ask("/health").content["status"] == "ok":
-            assert time.monotonic() < deadline, server.output
-            time.sleep(0.05)
+        wait_for(server, "/health", "status", "degraded")
         (model,) = server.ask("/health").content["models"]
         assert model["problem"] == "'pets' has no champion any more: models:/pets/3 goes on."
         assert server.ask("/predict", photo(1)).content["version"] == 3

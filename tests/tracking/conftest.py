@@ -9,6 +9,7 @@ import pytest
 from deciding import register
 from manifest import manifest
 from mlflow import MlflowClient
+from mlflow_server import Server
 from PIL import Image
 
 from graftline.data.version import DatasetVersion
@@ -30,6 +31,22 @@ def tracking(empty_database: Path, tmp_path: Path) -> Tracking:
 def client(tracking: Tracking) -> MlflowClient:
     """MLflow's own view of that database."""
     return connect(tracking.uri)
+
+
+@pytest.fixture(params=["database", "server"])
+def uri(request: pytest.FixtureRequest) -> str:
+    """Both kinds of places that runs are tracked at."""
+    if request.param == "database":
+        tracking: Tracking = request.getfixturevalue("tracking")
+        return tracking.uri
+    server: Server = request.getfixturevalue("server")
+    return server.uri
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """Where downloads are kept."""
+    return tmp_path / "cache"
 
 
 @pytest.fixture

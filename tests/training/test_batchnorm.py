@@ -25,7 +25,7 @@ from graftline.training import batchnorm
 from graftline.training.activations import activation_key
 from graftline.training.batchnorm import prepare_statistics
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.phases import fit_phase
+from graftline.training.phase import fit_phase
 from graftline.training.recipe import Recipe
 from graftline.training.setup import TrainingSetup
 from graftline.training.trial import Trials

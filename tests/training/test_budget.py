@@ -11,8 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import pytorch_lightning as pl
-import torch
-from torch import nn
 
 from graftline.augment.preprocess import Preprocessing
 from graftline.backbones.weights import Weights
@@ -25,13 +23,12 @@ from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.features.cache import Features
-from graftline.freezing.depth import DEEP_BATCH, MOST_DEEP_EPOCHS, PASSES_PER_STEP
+from graftline.freezing.depth import MOST_DEEP_EPOCHS, PASSES_PER_STEP
 from graftline.freezing.plan import FreezePlan, plan_from_depth
 from graftline.pipeline.training.drift_reference import leave_reference
-from graftline.training import budget, phases
+from graftline.training import budget, image_seconds, phases
 from graftline.training.budget import (
     OVERHEAD_SECONDS,
-    TIMED_BATCH,
     average_seconds,
     check_budget,
     check_clock,
@@ -39,19 +36,17 @@ from graftline.training.budget import (
     cut_to_deadline,
     end_seconds,
     passes,
-    seconds_per_image,
-    step_seconds,
     timed,
-    timed_batch,
 )
 from graftline.training.events import FitEvents
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.phases import _cut, train
+from graftline.training.image_seconds import seconds_per_image
+from graftline.training.phase import _cut
+from graftline.training.phases import train
 from graftline.training.recipe import Recipe
 from graftline.training.schedule import by_clock, warmup_cosine
 from graftline.training.setup import TrainingSetup
-from graftline.training.source_decision import choose_source
-from graftline.training.training_source import CachedSource, LiveSource, TrainingSource
+from graftline.training.training_source import LiveSource, TrainingSource
 from graftline.training.trial import make_freeze_context
 
 MakeSetup = Callable[..., TrainingSetup]
@@ -173,31 +168,6 @@ def test_more_time_is_more_training_up_to_what_the_user_says(most: int) -> None:
     assert max(seen) == most * 1_000
 
 
-@pytest.mark.parametrize(
-    ("frozen", "cache", "share"), [(0, False, 1.0), (4, False, 0.6), (4, True, 0.1), (5, True, 0.1)]
-)
-def test_a_fit_is_planned_by_what_a_step_of_it_takes(
-    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch, frozen: int, cache: bool, share: float
-) -> None:
-    """A second for the whole network, and less where parameters are frozen or inputs are flat."""
-    measure = budget._time_steps
-
-    def seconds(network: nn.Module, shape: tuple[int, ...], setup: TrainingSetup) -> float:
-        assert measure(network, shape, setup) > 0
-        if len(shape) == 1:
-            return 0.1
-        return 1.0 if all(parameter.grad is not None for parameter in network.parameters()) else 0.6
-
-    monkeypatch.setattr(budget, "_time_steps", seconds)
-    setup = make_setup(features=replace(make_setup().features, cache=cache))
-    plan = plan_from_depth(setup.graft.network, frozen, "")
-    plan.apply(setup.graft.network)
-    source = choose_source(setup, plan)
-    assert isinstance(source, CachedSource) is cache
-    assert step_seconds(source) == share
-    assert all(parameter.grad is None for parameter in setup.graft.network.parameters())
-
-
 def test_with_a_deadline_a_fit_sees_its_images_as_often_as_the_time_allows(make_setup: MakeSetup) -> None:
     setup = make_setup()
     plan = plan_from_depth(setup.graft.network, 0, "it pays", epochs=5)
@@ -224,22 +194,10 @@ def test_what_the_time_cuts_is_told_by_its_seconds(make_setup: MakeSetup) -> Non
     assert told(setup, head, deep, limited=False) == [None, None]
 
 
-def test_steps_are_timed_as_they_will_be_trained(make_setup: MakeSetup) -> None:
-    """In the precision of the training, and on a GPU with the images of a step."""
-    setup = make_setup(execution=Execution(precision="bf16-mixed"))
-    types: list[torch.dtype] = []
-    setup.graft.network.register_forward_hook(lambda _module, _inputs, outputs: types.append(outputs.dtype))
-    assert seconds_per_image(setup) > 0
-    assert set(types) == {torch.bfloat16}
-    assert timed_batch(setup) == TIMED_BATCH
-    assert timed_batch(make_setup(execution=Execution("cuda:0"))) == 12
-    assert timed_batch(make_setup(execution=Execution("cuda:0"), recipe=Recipe())) == DEEP_BATCH
-
-
 def test_a_time_that_is_too_short_for_one_pass_is_refused(
     make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch, version: DatasetVersion
 ) -> None:
-    monkeypatch.setattr(budget, "decode_seconds", lambda _samples, _execution: 1e-9)
+    monkeypatch.setattr(image_seconds, "decode_seconds", lambda _samples, _execution: 1e-9)
     setup = make_setup()
     assert seconds_per_image(setup) > 0
     tested = sum(version.counts()["test"].values())
@@ -265,16 +223,16 @@ def test_the_end_of_a_run_passes_validation_images_twice_and_decodes_them_thrice
     make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For the calibration and for the reference, with 12 validation and 12 test images."""
-    monkeypatch.setattr(budget, "decode_seconds", lambda _samples, _execution: 1.0)
-    monkeypatch.setattr(budget, "_time_steps", lambda *_: 0.1 * PASSES_PER_STEP)
+    monkeypatch.setattr(image_seconds, "decode_seconds", lambda _samples, _execution: 1.0)
+    monkeypatch.setattr(image_seconds, "_time_steps", lambda *_: 0.1 * PASSES_PER_STEP)
     assert end_seconds(make_setup()) == pytest.approx(OVERHEAD_SECONDS + 12 * 1.1 + 12 * (2 * 1.1 + 1.0))
 
 
 def test_many_test_images_of_many_classes_take_time_to_score(
     make_setup: MakeSetup, version: DatasetVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(budget, "decode_seconds", lambda _samples, _execution: 0.0)
-    monkeypatch.setattr(budget, "_time_steps", lambda *_: 0.0)
+    monkeypatch.setattr(image_seconds, "decode_seconds", lambda _samples, _execution: 0.0)
+    monkeypatch.setattr(image_seconds, "_time_steps", lambda *_: 0.0)
     table = version.table()
     tested = pd.concat([table[table["split"] == "test"]] * 1_000, ignore_index=True)  # 12,000 images
     names = tuple(f"class {number}" for number in range(1_000))
@@ -285,7 +243,10 @@ def test_many_test_images_of_many_classes_take_time_to_score(
     assert average_seconds(setup, members=3, crops=2) == pytest.approx(expected)
 
 
-def test_each_view_is_a_pass_that_takes_time(make_setup: MakeSetup, version: DatasetVersion) -> None:
+def test_each_view_is_a_pass_that_takes_time(
+    make_setup: MakeSetup, version: DatasetVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_seconds, "decode_seconds", lambda _samples, _execution: 1e-9)
     train, validation = (version.num_images(split) for split in ("train", "validation"))
     setup = make_setup(features=Features(views=8))
     seconds = seconds_per_image(setup) * (4 * train + validation) / PASSES_PER_STEP
@@ -300,8 +261,8 @@ def test_where_nothing_is_cached_two_validated_rounds_will_do(
 ) -> None:
     """Of 36 images; three are validated in a third of a step each. A pass takes a fifth of a step for each of 39."""
     monkeypatch.setattr(budget, "MOST_VALIDATED", 3)
-    monkeypatch.setattr(budget, "decode_seconds", lambda _samples, _execution: 1e-9)
-    monkeypatch.setattr(budget, "_time_steps", lambda *_: 1.0)
+    monkeypatch.setattr(image_seconds, "decode_seconds", lambda _samples, _execution: 1e-9)
+    monkeypatch.setattr(image_seconds, "_time_steps", lambda *_: 1.0)
     setup = make_setup()
     with pytest.raises(UserError, match=r"39 images take about 8 s to pass through the network once"):
         check_budget(setup, 7.7, minutes=1)
@@ -347,8 +308,8 @@ def test_images_that_take_long_to_decode_need_more_time(
 def test_live_rounds_are_planned_with_the_decoding_of_their_images(
     make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(budget, "decode_seconds", lambda _samples, _execution: 0.07)
-    monkeypatch.setattr(budget, "_time_steps", lambda *_: 0.01)
+    monkeypatch.setattr(image_seconds, "decode_seconds", lambda _samples, _execution: 0.07)
+    monkeypatch.setattr(image_seconds, "_time_steps", lambda *_: 0.01)
     setup = make_setup(features=Features(cache=False))
     plan = plan_from_depth(setup.graft.network, 0, "it pays", epochs=5)
     forgetful, kept = LiveSource(replace(setup, images=ImageMemory(0.0)), ""), LiveSource(setup, "")

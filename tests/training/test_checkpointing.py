@@ -17,7 +17,7 @@ from graftline.features.cache import Features
 from graftline.freezing.plan import plan_from_depth
 from graftline.training.checkpointing import checkpointed
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.phases import fit_phase
+from graftline.training.phase import fit_phase
 from graftline.training.recipe import Recipe
 from graftline.training.results import PhaseResult
 from graftline.training.setup import TrainingSetup

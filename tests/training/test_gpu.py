@@ -22,7 +22,7 @@ from graftline.freezing.plan import plan_from_depth
 from graftline.training.batchnorm import prepare_statistics
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.forecast import time_parts, time_pass
-from graftline.training.phases import fit_phase
+from graftline.training.phase import fit_phase
 from graftline.training.recipe import Recipe
 from graftline.training.results import PhaseResult
 from graftline.training.setup import TrainingSetup

@@ -14,7 +14,7 @@ from graftline.data.loaders import DrawSampler
 from graftline.features.cache import Features
 from graftline.freezing.plan import plan_from_depth
 from graftline.training.fit_directory import FitDirectory, read_checkpoint
-from graftline.training.phases import fit_phase
+from graftline.training.phase import fit_phase
 from graftline.training.place import Place, epochs_done
 from graftline.training.recipe import Recipe
 from graftline.training.setup import TrainingSetup

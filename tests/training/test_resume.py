@@ -15,7 +15,7 @@ from graftline.freezing.plan import FreezePlan, plan_from_depth
 from graftline.training.batchnorm import prepare_statistics
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.phases import fit_phase
+from graftline.training.phase import fit_phase
 from graftline.training.recipe import Recipe
 from graftline.training.results import FitHistory
 from graftline.training.setup import TrainingSetup

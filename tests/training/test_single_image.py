@@ -9,7 +9,7 @@ import pytest
 from graftline.errors import UserError
 from graftline.freezing.plan import plan_from_depth
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.phases import fit_phase
+from graftline.training.phase import fit_phase
 from graftline.training.recipe import Recipe
 from graftline.training.setup import TrainingSetup
 

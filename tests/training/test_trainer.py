@@ -16,7 +16,7 @@ from graftline.features.cache import Features
 from graftline.freezing.rules import Nothing
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.launch import check_launch
-from graftline.training.phases import fit_phase
+from graftline.training.phase import fit_phase
 from graftline.training.recipe import Recipe
 from graftline.training.setup import TrainingSetup
 from graftline.training.trainer import check_optimizer, check_trainer, make_execution

@@ -25,7 +25,7 @@ from graftline.freezing.rules import AllButHead, FirstStages, Nothing
 from graftline.training.activations import activation_requests
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.forecast import SecondsPerImage
-from graftline.training.phases import fit_phase
+from graftline.training.phase import fit_phase
 from graftline.training.recipe import Recipe
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import choose_source, head_is_live

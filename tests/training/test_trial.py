@@ -23,10 +23,11 @@ from graftline.freezing.measurement import BoundaryTrial
 from graftline.freezing.plan import plan_from_depth
 from graftline.freezing.rule import FreezeDecision
 from graftline.freezing.rules import Nothing
-from graftline.training.budget import seconds_per_image
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
-from graftline.training.phases import fit_phase, train
+from graftline.training.image_seconds import seconds_per_image
+from graftline.training.phase import fit_phase
+from graftline.training.phases import train
 from graftline.training.recipe import Recipe
 from graftline.training.setup import TrainingSetup
 from graftline.training.temperatures import losses_by_temperature

@@ -30,7 +30,7 @@ from graftline.bundle.layout import GOLDEN_FOLDER
 from graftline.bundle.odd_images import make_odd_images
 from graftline.data.decode import PLAIN, DecodeError, Decoding, decode_rgb
 from graftline.data.file_names import to_path
-from graftline.data.references import open_image, read_status
+from graftline.data.image_bytes import open_image, read_status
 from graftline.errors import UserError
 from graftline.files import write_json
 

@@ -21,8 +21,8 @@ from graftline.console import counted
 from graftline.data.decode import DecodeError, Decoding, decode
 from graftline.data.file_names import to_path
 from graftline.data.hashing import hash_texts
+from graftline.data.image_bytes import open_image, read_status
 from graftline.data.percentiles import spread
-from graftline.data.references import open_image, read_status
 from graftline.errors import UnreachableError, UserError, first_line
 from graftline.execution import available_cores
 from graftline.files import atomic_file

@@ -30,6 +30,7 @@ from graftline.data.decoding import (
     to_8_bits,
     to_nothing,
 )
+from graftline.data.image_bytes import open_image
 from graftline.data.metadata import orientation, turn, without_metadata
 from graftline.data.readers import (
     TiffHeader,
@@ -45,7 +46,6 @@ from graftline.data.readers import (
     read_tiff_header,
     tile_size,
 )
-from graftline.data.references import open_image
 from graftline.data.signatures import HEAD_BYTES, describe
 
 __all__ = [

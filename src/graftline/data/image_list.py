@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 from graftline.data.file_names import to_path, to_text
-from graftline.data.references import find_url, read_status
+from graftline.data.image_bytes import read_status
+from graftline.data.references import find_url
 from graftline.data.remote import require_no_secret
 from graftline.data.sources.archive import Archive, is_archive
 from graftline.data.sources.shards import holds_shards, list_references

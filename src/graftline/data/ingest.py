@@ -14,11 +14,11 @@ import pandas as pd
 from graftline.data.checks import check_images
 from graftline.data.decisions import apply_decisions, find_decisions, read_decisions, warn_of_unmatched
 from graftline.data.decoding import MAX_PIXELS, PLAIN, DecodeSettings, Decoding
-from graftline.data.findings import FINDINGS_FILE, Finding, log_findings, summarize, write_findings
+from graftline.data.findings import FINDINGS_FILE, Finding, log_findings, write_findings
 from graftline.data.listing import Listing
 from graftline.data.manifest import digest_splits
 from graftline.data.overview import log_version, warn_of_other_images
-from graftline.data.percentiles import measure_range
+from graftline.data.percentiles import with_range
 from graftline.data.readers import missing_modules
 from graftline.data.references import find_url
 from graftline.data.remote import require_no_secret
@@ -34,6 +34,8 @@ from graftline.data.review import (
     remove_mixed_groups,
     require_classes,
     require_known_classes,
+    require_none_invalid,
+    require_usable,
     require_weights,
     resolve_conflicts,
     review_splits,
@@ -349,11 +351,10 @@ class Ingest:
         checks = checks.drop(columns=["path", "size", "modified", "changed"]).take(rows).set_axis(images.index)
         checked = images.join(checks)
         del checks, paths, rows  # of a million images, a third of a gigabyte
-        images, findings = drop_invalid(checked, self.min_side_px)
-        invalid = len(findings)
+        images, invalid = drop_invalid(checked, self.min_side_px)
         losses = find_losses(checked, images)
         del checked
-        findings += losses + find_wrong_extensions(images)
+        findings = [*invalid, *losses, *find_wrong_extensions(images)]
         warn_of_unmatched(self.decisions, before, images)
         images, decided = apply_decisions(images, decisions, listing.class_names)
         findings += decided
@@ -361,34 +362,17 @@ class Ingest:
         findings += conflicts
         file = self._folder / FINDINGS_FILE
         write_findings(findings, file)  # there may be no version that it can belong to
-        if invalid and self.on_invalid == "fail":
-            first = f"{findings[0].path}: {findings[0].detail}"
-            lost = "".join(f"; of '{loss.path}' {loss.detail}" for loss in losses)
-            raise UserError(
-                f"{invalid:,} images cannot be used (first: {first}{lost}): replace or remove those listed in {file}, "
-                "or leave them out with Ingest.on_invalid='leave_out'."
-            )
-        if images.empty:
-            told = summarize(finding.detail for finding in findings if finding.kind != "lost_images")
-            raise UserError(f"No image can be used (first: {findings[0].path}; {told}): replace those in {file}.")
+        if self.on_invalid == "fail":
+            require_none_invalid(invalid, losses, file)
+        require_usable(images, findings, file)
         images = images.drop(columns=["flaw", "reason"])
         return replace(listing, images=images, findings=findings, decisions=decisions)
 
     def _decoding(self, images: pd.DataFrame, parent: DatasetVersion | None) -> Decoding:
-        """Return how the version's files become pixels; a range is measured once, and inherited from then on."""
+        """Return how the version's files become pixels."""
         extras = tuple(sorted(set(images["extra"]) - {""}))
-        decoding = Decoding(self.decode, self.max_pixels, extras)
-        if not self.decode.to_measure:
-            return decoding
         before = None if parent is None else parent.decoding.settings
-        if before is not None and replace(before, range=None) == self.decode:
-            logger.info(f"DecodeSettings.range is {_in_words(before.range)}, as the versions before have it.")
-            return replace(decoding, settings=before)
-        is_train = images["split"] == "train"
-        training = images[is_train if is_train.any() else slice(None)].sort_values("sha256")
-        limits = measure_range(training["path"].tolist(), decoding, self.workers)
-        logger.info(f"DecodeSettings.range is {_in_words(limits)}, measured on training images.")
-        return replace(decoding, settings=replace(self.decode, range=limits))
+        return with_range(Decoding(self.decode, self.max_pixels, extras), images, before, self.workers)
 
     def _say_what_is_inherited(self, parent: DatasetVersion) -> None:
         if parent.origin["split"] not in (None, self.split.settings):
@@ -405,7 +389,3 @@ class Ingest:
         path = Path(given if find_url(given) is None else given.partition("?")[0]).expanduser().absolute()
         stem = path.name if path.is_dir() else re.sub(r"(\.(csv|tsv|parquet|zip|tar|tgz|gz|bz2|xz))+$", "", path.name)
         return re.sub(r"[^\w-]+", "-", stem).strip("-") or "images"
-
-
-def _in_words(limits: tuple[float, float] | None) -> str:
-    return "" if limits is None else f"{limits[0]:,.6g} to {limits[1]:,.6g}"

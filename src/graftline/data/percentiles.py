@@ -1,20 +1,53 @@
 """Measure between which numbers the pixels of a data set lie."""
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 
 from graftline.console import track
 from graftline.data.decode import decode
-from graftline.data.decoding import Decoding
-from graftline.data.references import open_image
+from graftline.data.decoding import DecodeSettings, Decoding
+from graftline.data.image_bytes import open_image
 from graftline.errors import UserError
 from graftline.execution import available_cores
 
+logger = logging.getLogger(__name__)
+
 MOST_IMAGES = 1000
 NUMBERS_PER_IMAGE = 10_000
+
+
+def with_range(decoding: Decoding, images: pd.DataFrame, before: DecodeSettings | None, workers: int) -> Decoding:
+    """Return a decoding with the range that its settings ask for: measured once, and inherited from then on.
+
+    Args:
+        decoding: of a version that is to be written.
+        images: its images (columns path, split and sha256); where none is for training, all of them are measured.
+        before: the settings of the version that it grows from; None: there is none.
+        workers: number of threads; 0 for one per core.
+
+    Raises:
+        UserError: as ``measure_range``.
+    """
+    settings = decoding.settings
+    if not settings.to_measure:
+        return decoding
+    if before is not None and replace(before, range=None) == settings:
+        logger.info(f"DecodeSettings.range is {_in_words(before.range)}, as the versions before have it.")
+        return replace(decoding, settings=before)
+    is_train = images["split"] == "train"
+    training = images[is_train if is_train.any() else slice(None)].sort_values("sha256")
+    limits = measure_range(training["path"].tolist(), decoding, workers)
+    logger.info(f"DecodeSettings.range is {_in_words(limits)}, measured on training images.")
+    return replace(decoding, settings=replace(settings, range=limits))
+
+
+def _in_words(limits: tuple[float, float] | None) -> str:
+    return "" if limits is None else f"{limits[0]:,.6g} to {limits[1]:,.6g}"
 
 
 def measure_range(paths: Sequence[str], decoding: Decoding, workers: int) -> tuple[float, float]:

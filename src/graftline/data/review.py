@@ -269,6 +269,42 @@ def require_weights(images: pd.DataFrame, split: str) -> None:
         )
 
 
+def require_none_invalid(invalid: Sequence[Finding], losses: Sequence[Finding], file: Path) -> None:
+    """Make sure that all images can be used.
+
+    Args:
+        invalid: what `drop_invalid` has found.
+        losses: what `find_losses` has found.
+        file: that has the findings, for the message.
+
+    Raises:
+        UserError: some cannot.
+    """
+    if invalid:
+        first = f"{invalid[0].path}: {invalid[0].detail}"
+        lost = "".join(f"; of '{loss.path}' {loss.detail}" for loss in losses)
+        raise UserError(
+            f"{len(invalid):,} images cannot be used (first: {first}{lost}): replace or remove those listed in {file}, "
+            "or leave them out with Ingest.on_invalid='leave_out'."
+        )
+
+
+def require_usable(images: pd.DataFrame, findings: Sequence[Finding], file: Path) -> None:
+    """Make sure that an image can be used.
+
+    Args:
+        images: those that can.
+        findings: what is wrong with the others.
+        file: that has the findings, for the message.
+
+    Raises:
+        UserError: there is none.
+    """
+    if images.empty:
+        told = summarize(finding.detail for finding in findings if finding.kind != "lost_images")
+        raise UserError(f"No image can be used (first: {findings[0].path}; {told}): replace those in {file}.")
+
+
 def require_classes(listing: Listing, file: Path) -> None:
     """Make sure that there are two classes, and a usable image of each.
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from graftline.data.changes import count_changes
@@ -53,9 +54,7 @@ def write_version(
         The version, and whether it is new.
     """
     root = common_folder(table["path"])
-    manifest = table.loc[:, list(COLUMNS)].assign(path=table["path"].str.slice(len(os.path.join(root, ""))))  # noqa: PTH118 (a prefix)
-    manifest = manifest.reset_index(drop=True).sort_values(["path", "label"])
-    order, manifest = manifest.index, manifest.reset_index(drop=True).astype({"weight": "float32"})
+    manifest, order = _make_manifest(table, root)
     digest = digest_manifest(manifest, class_names, decoding)
     directory = folder / digest
     is_new = not all((directory / file).exists() for file in ("manifest.parquet", "summary.json"))
@@ -79,11 +78,18 @@ def write_version(
         **(_origin(manifest, parent, split_settings) if same is None else same.origin),
     }
     if further is not None and not further.columns.empty:
-        further = further.take(order.to_numpy())
+        further = further.take(order)
     elif parent is not None and (is_new or not (directory / COLUMNS_FILE).exists()):
         further = parent.further_columns(manifest["sha256"])
     _write(directory, existing, manifest, (departed, decisions, further), summary)
     return DatasetVersion.load(directory), is_new
+
+
+def _make_manifest(table: pd.DataFrame, root: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return the manifest of a table's images, whose paths lie below ``root``, and which row of it each is."""
+    manifest = table.loc[:, list(COLUMNS)].assign(path=table["path"].str.slice(len(os.path.join(root, ""))))  # noqa: PTH118 (a prefix)
+    manifest = manifest.reset_index(drop=True).sort_values(["path", "label"])
+    return manifest.reset_index(drop=True).astype({"weight": "float32"}), manifest.index.to_numpy()
 
 
 def _write(

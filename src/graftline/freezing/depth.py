@@ -97,6 +97,11 @@ def share_of(groups: int, share: float) -> int:
     return floor(share * groups + 0.5)
 
 
+def frozen_at(share: float, num_groups: int) -> int:
+    """Return a share of the layer groups as a number that leaves at least one to train."""
+    return min(share_of(num_groups, share), max(0, num_groups - 1))
+
+
 def head_plan(network: Any, *, epochs: int = HEAD_EPOCHS, learning_rate: float | None = None) -> FreezePlan:
     """Return the plan that trains the head alone; a rate that is None is the network's own."""
     frozen, rate = len(body_groups(network)), head_rate(network) if learning_rate is None else learning_rate

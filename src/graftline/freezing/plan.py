@@ -1,7 +1,7 @@
 """The freeze plan: which layers of a network are frozen, and why; and what it takes to keep them so."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -51,6 +51,10 @@ class FreezePlan:
     def only_head(self) -> bool:
         """Whether everything below the head is frozen."""
         return self.frozen_groups == self.num_groups
+
+    def because(self, reason: str) -> "FreezePlan":
+        """Return the plan with another reason before its own."""
+        return replace(self, reason=f"{reason}: {self.reason}")
 
     def trained_part(self, network: nn.Module) -> str:
         """Return in a word what is trained: ``head``, ``all``, or ``blocks.5+``: that layer group and those above."""

@@ -28,8 +28,9 @@ from graftline.search.halving import FIRST_IMAGES, least_of_class
 from graftline.search.history import HEAD, WHOLE, ScoredCandidate, ScoreFiles, SearchHistory
 from graftline.search.ledger import TimeLedger
 from graftline.search.rounds import TrainingImages
-from graftline.training.budget import cut_to, seconds_per_image
+from graftline.training.budget import cut_to
 from graftline.training.fit_directory import FitDirectory
+from graftline.training.image_seconds import seconds_per_image
 from graftline.training.setup import TrainingSetup, identify
 from graftline.training.trial import Trials
 

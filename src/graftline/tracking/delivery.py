@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
-from graftline.tracking import client, models, names
+from graftline.tracking import client, mlflow_errors, models, names
 from graftline.tracking.journal import JournalEntry, Record
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ class Delivery:
                 send(entries[0])
             except Exception as error:
                 # the tag that tells a value at fault from a server says nothing of the disk that files go to
-                if (kind in _UPLOADS and client.is_of_an_upload(error)) or not self._is_refusal(error):
+                if (kind in _UPLOADS and mlflow_errors.is_of_an_upload(error)) or not self._is_refusal(error):
                     raise
                 self._refuse(kind, entries[0].record, error)
         return entries[0]
@@ -169,19 +169,19 @@ class Delivery:
 
     def _is_refusal(self, error: Exception) -> bool:
         """Return whether MLflow would refuse every time what it was just sent."""
-        if client.is_unclear(error):
+        if mlflow_errors.is_unclear(error):
             try:  # if something harmless can be written, the server is well and the value is at fault
                 self._client.set_tag(self._run_id, names.OUTPUT_DIRECTORY, str(self._directory), synchronous=True)
             except Exception:
                 return False
             return True
-        return client.is_refusal(error)
+        return mlflow_errors.is_refusal(error)
 
     def _refuse(self, what: str, record: Record, error: Exception) -> None:
         name = record.get("key") or record.get("path") or ""
-        self.refused.append(f"{what} {name}: {client.reason(error)}")
+        self.refused.append(f"{what} {name}: {mlflow_errors.reason(error)}")
         with (self._directory / "outbox" / "refused.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"reason": client.reason(error), **record}) + "\n")
+            file.write(json.dumps({"reason": mlflow_errors.reason(error), **record}) + "\n")
 
 
 def _size(item: Param | RunTag) -> int:

@@ -11,6 +11,7 @@ from urllib.request import url2pathname
 from graftline.errors import UserError
 from graftline.files import atomic_directory
 from graftline.locks import Lock
+from graftline.tracking.uri import absolute_uri, store_name
 
 _DOWNLOAD_SECONDS = 20  # without a byte from the server
 _KEPT_SECONDS = 7 * 86_400  # since somebody asked; whoever has loaded a model needs its files no longer
@@ -29,7 +30,8 @@ def local_folder(uri: str, source: str, folder: Path) -> Path:
     Raises:
         UserError: the files are on another machine, or the download fails.
     """
-    from graftline.tracking.client import absolute_uri, reason, request_limit, store_name
+    from graftline.tracking.client import request_limit
+    from graftline.tracking.mlflow_errors import reason
 
     uri = absolute_uri(uri)
     if urlsplit(source).scheme in ("", "file"):

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from graftline.tracking.names import STAGE
+from graftline.tracking.uri import absolute_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -39,7 +40,7 @@ def last_check_rings(uri: str, experiment: str, bundle_digest: str, since: int =
     Raises:
         UserError: MLflow does not answer.
     """
-    from graftline.tracking.client import absolute_uri, connect_checked
+    from graftline.tracking.client import connect_checked
 
     tags = f"tags.`{DRIFT_MODEL}` = '{bundle_digest}' and tags.`{DRIFT_IMAGES}` = '{MONITORED}'"
     which = f"attributes.status = 'FINISHED' and attributes.start_time > {since} and {tags}"

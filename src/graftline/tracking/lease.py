@@ -35,6 +35,7 @@ from graftline.errors import UserError
 from graftline.locks import Lock
 from graftline.tracking.names import LEASE, registered_name
 from graftline.tracking.tracking import user_name
+from graftline.tracking.uri import absolute_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -102,8 +103,6 @@ class Lease:
     """
 
     def __init__(self, uri: str, model: str, folder: Path, what: str) -> None:
-        from graftline.tracking.client import absolute_uri  # with MLflow
-
         self._uri, self._what = absolute_uri(uri), what
         self.name = registered_name(model) + LEASE
         self._folder = folder

@@ -8,6 +8,7 @@ from graftline.tracking.names import OUTPUT_DIRECTORY, PARENT_RUN
 from graftline.tracking.owner import read_owner
 from graftline.tracking.paging import find_all
 from graftline.tracking.registry import Registry
+from graftline.tracking.uri import absolute_uri, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -47,8 +48,6 @@ def is_elsewhere(directory: Path, uri: str) -> bool:
 
     That is so, too, where it has an outbox and does not say whose.
     """
-    from graftline.tracking.client import absolute_uri, without_password
-
     owner = read_owner(directory)
     return owner is None or without_password(owner.uri) != without_password(absolute_uri(uri))
 

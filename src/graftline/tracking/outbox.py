@@ -21,10 +21,11 @@ from typing import Any
 
 from graftline.console import progress
 from graftline.errors import UserError
-from graftline.tracking.client import lacks_right, reason, store_name
 from graftline.tracking.delivery import Delivery
 from graftline.tracking.journal import Journal
+from graftline.tracking.mlflow_errors import lacks_right, reason
 from graftline.tracking.owner import FOLDER, Owner, owner_file, read_owner
+from graftline.tracking.uri import store_name
 
 logger = logging.getLogger(__name__)
 

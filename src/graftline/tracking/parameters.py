@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from graftline.data.file_names import to_text
-from graftline.tracking.client import without_password
 from graftline.tracking.names import key
+from graftline.tracking.uri import without_password
 
 OF_THE_CODE = ("_target_", "_partial_")  # keys that say which class is built: the artifact has them
 MAX_LENGTH = 6000  # of a value, in characters (mlflow.utils.validation.MAX_PARAM_VAL_LENGTH)

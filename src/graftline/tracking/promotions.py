@@ -32,6 +32,7 @@ from graftline.tracking.names import (
 )
 from graftline.tracking.standing import Standing, bundle_digests, find_loss
 from graftline.tracking.tracking import Tracking, user_name
+from graftline.tracking.uri import absolute_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -261,8 +262,6 @@ class Promotions:
         """The file with the lines that this machine has seen, of this model in this store."""
         if self.copies is None:
             return None
-        from graftline.tracking.client import absolute_uri
-
         return self.copies / f"{registered_name(self.model)}-{digest(absolute_uri(self.tracking.uri))[:8]}.jsonl"
 
     def _copied(self) -> list[str]:

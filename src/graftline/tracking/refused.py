@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from graftline.errors import UserError
 from graftline.tracking.promotions import Promotions
 from graftline.tracking.tracking import Tracking
+from graftline.tracking.uri import absolute_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -77,7 +78,8 @@ def remove(tracking: Tracking, version: RefusedVersion) -> bool:
         UserError: MLflow does not answer, or does not let its files go.
     """
     from graftline.tracking import models
-    from graftline.tracking.client import absolute_uri, change_at, connect, reason
+    from graftline.tracking.client import change_at, connect
+    from graftline.tracking.mlflow_errors import reason
 
     def find_and_remove(client: "MlflowClient") -> bool:
         found = client.get_model_version(version.name, str(version.version))

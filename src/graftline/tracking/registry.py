@@ -25,6 +25,7 @@ from graftline.tracking.names import (
     TEST,
 )
 from graftline.tracking.paging import find_all
+from graftline.tracking.uri import absolute_uri, sqlite_file, store_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -294,8 +295,6 @@ class Registry:
     @property
     def store(self) -> str:
         """What it is called in messages."""
-        from graftline.tracking.client import absolute_uri, store_name
-
         return store_name(absolute_uri(self.uri))
 
     def ask(self, question: "Callable[[MlflowClient], T]") -> T:
@@ -304,7 +303,7 @@ class Registry:
         Raises:
             UserError: MLflow does not answer, or with an error.
         """
-        from graftline.tracking.client import absolute_uri, connect_checked
+        from graftline.tracking.client import connect_checked
 
         if not self.is_there:
             raise UserError(f"There is no {self.store}: give the Tracking.uri of one that has runs.")
@@ -313,8 +312,6 @@ class Registry:
     @property
     def is_there(self) -> bool:
         """Whether the database is a file that there is; a server may be there or not."""
-        from graftline.tracking.client import absolute_uri, sqlite_file
-
         file = sqlite_file(absolute_uri(self.uri))
         return file is None or file.exists()
 

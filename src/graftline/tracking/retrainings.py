@@ -14,6 +14,7 @@ from graftline.errors import UserError
 from graftline.tracking.names import DATASET_DIGEST, OUTPUT_DIRECTORY, PARENT_RUN, STAGE, registered_name
 from graftline.tracking.owner import owner_file, read_owner
 from graftline.tracking.tested_runs import all_runs
+from graftline.tracking.uri import absolute_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -168,7 +169,7 @@ class Retrainings:
         return self._ask(lambda client: [*client.search_runs(where, filter_string, max_results=most, order_by=order)])
 
     def _ask(self, question: "Callable[[MlflowClient], T]") -> T:
-        from graftline.tracking.client import absolute_uri, connect_checked
+        from graftline.tracking.client import connect_checked
 
         return connect_checked(absolute_uri(self._uri), question)[1]
 
@@ -238,7 +239,7 @@ def find_registered(uri: str, name: str, run_id: str) -> str | None:
     Raises:
         UserError: MLflow does not answer.
     """
-    from graftline.tracking.client import absolute_uri, connect_checked
+    from graftline.tracking.client import connect_checked
 
     name = registered_name(name)
     which = f"name = '{name}' and run_id = '{run_id}'"

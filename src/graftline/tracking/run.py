@@ -21,13 +21,14 @@ from graftline.errors import UnreachableError, UserError, find_cause
 from graftline.files import digest_directory, write_json
 from graftline.processes import terminate
 from graftline.tracking import names, parameters
-from graftline.tracking.client import reason, store_name, without_password
 from graftline.tracking.datasets import dataset_inputs
 from graftline.tracking.environment import MAIN_LIBRARIES, git_state, versions
 from graftline.tracking.journal import steps_before
+from graftline.tracking.mlflow_errors import reason
 from graftline.tracking.outbox import Outbox
 from graftline.tracking.owner import FOLDER
 from graftline.tracking.system import SystemMetrics
+from graftline.tracking.uri import store_name, without_password
 
 logger = logging.getLogger(__name__)
 

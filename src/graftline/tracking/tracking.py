@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from graftline.errors import UserError, first_line
 from graftline.tracking.names import HOST, OUTPUT_DIRECTORY, PARENT_RUN, STAGE, USER, registered_name
 from graftline.tracking.registry import Registry
+from graftline.tracking.uri import absolute_uri, sqlite_file, store_name
 from graftline.tracking.views import missing_tags
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Tracking:
         Raises:
             UserError: it does not within 10 s.
         """
-        from graftline.tracking.client import absolute_uri, connect_checked
+        from graftline.tracking.client import connect_checked
 
         connect_checked(absolute_uri(self.uri), lambda client: client.search_experiments(max_results=1))
 
@@ -82,7 +83,7 @@ class Tracking:
             UserError: MLflow does not answer (within 10 s), the experiment is deleted, there is no run to resume, it is
                 still going, or ``directory`` is another run's that is still going or has unsent values.
         """
-        from graftline.tracking.client import absolute_uri, change_at
+        from graftline.tracking.client import change_at
         from graftline.tracking.outbox import clear_outbox
         from graftline.tracking.run import Run
 
@@ -139,7 +140,7 @@ class Tracking:
         Raises:
             UserError: MLflow does not answer within 10 s.
         """
-        from graftline.tracking.client import absolute_uri, connect_checked
+        from graftline.tracking.client import connect_checked
 
         ours, parent = str(directory.resolve()), self.parent_run_id
 
@@ -159,7 +160,7 @@ class Tracking:
         Raises:
             UserError: MLflow does not answer within 10 s.
         """
-        from graftline.tracking.client import absolute_uri, connect_checked
+        from graftline.tracking.client import connect_checked
 
         def end(client: MlflowClient) -> None:
             if client.get_run(run_id).info.status == "RUNNING":
@@ -171,7 +172,8 @@ class Tracking:
         """Return a client and the id of the experiment ``name``, which is created if missing."""
         from mlflow.exceptions import MlflowException
 
-        from graftline.tracking.client import absolute_uri, connect_checked, is_refusal
+        from graftline.tracking.client import connect_checked
+        from graftline.tracking.mlflow_errors import is_refusal
 
         client, experiment = connect_checked(absolute_uri(self.uri), lambda client: client.get_experiment_by_name(name))
         if experiment is None:
@@ -197,8 +199,6 @@ class Tracking:
 
     def artifact_location(self, experiment: str) -> str | None:
         """Return where a new experiment keeps its files; None: where the server says."""
-        from graftline.tracking.client import absolute_uri, sqlite_file
-
         root = self.artifacts
         if root is None:
             file = sqlite_file(absolute_uri(self.uri))
@@ -210,7 +210,7 @@ class Tracking:
         return f"{root}/{registered_name(experiment)}"
 
     def _existing_run(self, run_id: str) -> MlflowRun:
-        from graftline.tracking.client import absolute_uri, connect_checked, find_run, store_name
+        from graftline.tracking.client import connect_checked, find_run
 
         uri = absolute_uri(self.uri)
         return connect_checked(uri, lambda client: find_run(client, run_id, store_name(uri)))[1]

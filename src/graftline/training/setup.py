@@ -13,6 +13,7 @@ from graftline.data.version import DatasetVersion
 from graftline.execution import Execution
 from graftline.features.cache import Features
 from graftline.freezing.batchnorm import BatchNormStatistics
+from graftline.freezing.evidence import too_few_to_choose
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rates import layer_decay
 from graftline.ray_cluster import NoCluster, RayCluster
@@ -78,6 +79,11 @@ class TrainingSetup(PassSetup):
     def frozen_statistics(self) -> bool:
         """Whether BatchNorm's statistics are frozen in the layers that are trained, too."""
         return self.batchnorm == "frozen"
+
+    @property
+    def too_few_to_choose(self) -> str | None:
+        """Why the validation images do not tell which epoch is the best; None if they do."""
+        return too_few_to_choose(tuple(self.version.counts()["validation"].values()))
 
     def for_plan(self, plan: FreezePlan) -> "TrainingSetup":
         """Return the setup with what the recipe leaves to the depth of a plan."""

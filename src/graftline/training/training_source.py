@@ -20,7 +20,7 @@ from graftline.augment.policy import Augment, EvalTransform, Policy
 from graftline.data.image_memory import Pictures
 from graftline.data.loaders import Batch, Loaders, make_loader
 from graftline.data.picture_loader import picture_loader
-from graftline.data.remote import warn_of_small_cache
+from graftline.data.remote_cache import warn_of_small_cache
 from graftline.data.version import Samples
 from graftline.errors import UserError
 from graftline.features.cache import ActivationRequest, Activations, CacheFullError, ImageBatcher, activation_loader

@@ -15,16 +15,16 @@ from graftline.augment.policy import CandidatePolicy
 from graftline.backbones.layers import HEAD, group_names
 from graftline.console import Advance, counted
 from graftline.data.folds import assign_folds
+from graftline.freezing.depth_search import IMAGES_OF_CLASS
 from graftline.freezing.evidence import MOST_JUDGED, TRIAL_FOLDS, trial_fits
-from graftline.freezing.measured import IMAGES_OF_CLASS
 from graftline.freezing.measurement import BoundaryTrial, Floats, describe_boundary
 from graftline.freezing.plan import FreezePlan
 from graftline.freezing.rule import FreezeContext, FreezeDecision
-from graftline.training.budget import decoding_seconds, seconds_per_image
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.fit_directory import FitDirectory
+from graftline.training.image_seconds import decoding_seconds, seconds_per_image
 from graftline.training.lower_rates import fit_at_lower_rates
-from graftline.training.phases import fit_phase, load_best
+from graftline.training.phase import fit_phase, load_best
 from graftline.training.results import PhaseResult
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import head_is_live

@@ -23,8 +23,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from graftline.data.file_names import to_text
-from graftline.data.references import FileStatus, find_url, is_there, open_image, read_status
-from graftline.data.remote import INDEX_SUFFIX, STATE_SUFFIX, cached_file, remote_status
+from graftline.data.image_bytes import FileStatus, is_there, open_image, read_status
+from graftline.data.references import find_url
+from graftline.data.remote import remote_status
+from graftline.data.remote_cache import INDEX_SUFFIX, STATE_SUFFIX, cached_file
 from graftline.data.sources.source import IMAGE_SUFFIXES, MOST_WEIGHT, find_split, tidy_label
 from graftline.data.walk import is_leftover
 from graftline.errors import UserError, first_line

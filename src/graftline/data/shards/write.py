@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 
 from graftline.console import counted
-from graftline.data.references import find_place, open_image, read_status
+from graftline.data.image_bytes import open_image, read_status
+from graftline.data.references import find_place
 from graftline.data.shards.index import KNOWN, SUMMARY, index_path, read_index, write_index
 from graftline.data.shards.processes import in_processes
 from graftline.data.version_writing import common_folder

@@ -12,7 +12,8 @@ from PIL import Image
 
 from graftline.console import counted
 from graftline.data.decoding import DecodeError
-from graftline.data.references import find_url, open_image
+from graftline.data.image_bytes import open_image
+from graftline.data.references import find_url
 from graftline.data.shards.write import alone_in, is_done, write_shard
 from graftline.data.sources.shards import Shards
 from graftline.data.sources.source import find_split

@@ -16,8 +16,10 @@ import pyarrow.compute as pc
 
 from graftline.console import track
 from graftline.data.further_columns import from_json
-from graftline.data.references import DIGITS, OFFSET_DIGITS, find_url, is_there, open_image
-from graftline.data.remote import INDEX_SUFFIX, list_urls
+from graftline.data.image_bytes import is_there, open_image
+from graftline.data.references import DIGITS, OFFSET_DIGITS, find_url
+from graftline.data.remote import list_urls
+from graftline.data.remote_cache import INDEX_SUFFIX
 from graftline.data.shards.index import SUMMARY, index_path, make_index, read_index
 from graftline.data.shards.processes import in_processes
 from graftline.data.sources.source import IMAGE_SUFFIXES, TABLE_SUFFIXES, find_split, require

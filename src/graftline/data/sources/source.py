@@ -14,7 +14,7 @@ from PIL import Image
 
 from graftline.data.decode import FORMATS
 from graftline.data.references import find_url
-from graftline.data.remote import fetch
+from graftline.data.remote_cache import fetch
 from graftline.errors import UserError
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
