@@ -59,6 +59,21 @@ def test_distances_are_those_of_other_libraries() -> None:
     np.testing.assert_allclose(share_distance(classes)(weights), [0.5])
 
 
+@pytest.mark.parametrize("per_group", [1, 10])
+def test_resamples_vary_as_much_as_fresh_samples(per_group: int) -> None:
+    """The mean is known where images of a group are equal: that of one image of each, once for either sample."""
+    numbers = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
+    groups = np.repeat(np.arange(20), per_group)
+    apart = energy_distance(numbers[groups], len(groups))
+    weights = np.concatenate(list(resampled_weights(groups, 5 * per_group, 20_000, seed=0)))
+    usual = (
+        cdist(numbers, numbers).sum()
+        / (20 * 19)
+        / (cdist(numbers[groups], numbers[groups]).sum() / (len(groups) * (len(groups) - 1)))
+    )
+    assert apart(weights).mean() == pytest.approx(usual * (1 / 20 + 1 / 5) / 2, rel=0.01), "it was 5 % less"
+
+
 def test_images_of_a_group_are_drawn_together() -> None:
     groups = np.repeat(np.arange(10), 4)
     (weights,) = resampled_weights(groups, 8, 100, seed=0)

@@ -100,6 +100,7 @@ def resampled_weights(groups: npt.NDArray[np.integer], window: int, resamples: i
     generator = np.random.default_rng(seed)
     sizes = np.bincount(groups)
     count = len(sizes)
+    wider = np.sqrt(count / max(1, count - 1))  # resamples of G groups vary by (G - 1) / G of what fresh ones do
     drawn = max(1, round(window * count / len(groups)))
     for start in range(0, resamples, CHUNK):
         parts = []
@@ -108,4 +109,4 @@ def resampled_weights(groups: npt.NDArray[np.integer], window: int, resamples: i
             places = generator.integers(0, count, (size, number)) + count * np.arange(size)[:, None]
             times = np.bincount(places.ravel(), minlength=size * count).reshape(size, count)
             parts.append(times / (times @ sizes)[:, None])  # each image of a group as often as the group
-        yield (parts[0] - parts[1])[:, groups].astype(np.float32)
+        yield (wider * (parts[0] - parts[1]))[:, groups].astype(np.float32)
