@@ -51,12 +51,31 @@ def test_distances_are_those_of_other_libraries() -> None:
     expected = energy_of_numbers(first[:, 0], second[:, 0]) ** 2 / (2 * usual)
     np.testing.assert_allclose(energy_distance(both, 40)(weights), [expected], rtol=1e-4)
     expected = ks_2samp(first[:, 0], second[:, 0]).statistic
-    np.testing.assert_allclose(largest_gap(both[:, 0])(weights), [expected], atol=1e-5)
+    np.testing.assert_allclose(largest_gap(both[:, 0], len(both))(weights), [expected], atol=1e-5)
     rounded = np.concatenate([first[:, 0].round(), second[:, 0].round()])
     expected = ks_2samp(first[:, 0].round(), second[:, 0].round()).statistic
-    np.testing.assert_allclose(largest_gap(rounded)(weights), [expected], atol=1e-5, err_msg="with ties")
+    np.testing.assert_allclose(largest_gap(rounded, 40)(weights), [expected], atol=1e-5, err_msg="with ties")
     classes = np.array([0] * 40 + [0] * 15 + [2] * 15)
     np.testing.assert_allclose(share_distance(classes)(weights), [0.5])
+
+
+def test_a_gap_is_looked_for_where_the_reference_has_numbers() -> None:
+    """Resamples have no other places. What the reference has several times may be absent just below, too."""
+    generator = np.random.default_rng(0)
+    known, new = generator.normal(size=40), generator.normal(size=30)
+    at_known = [abs((known <= place).mean() - (new <= place).mean()) for place in known]
+    found = largest_gap(np.concatenate([known, new]), 40)(observed_weights(40, 30))
+    np.testing.assert_allclose(found, [max(at_known)], atol=1e-5)
+    for sizes, others in (([2, 2, 2, 2], [2, 1]), ([2, 2, 2, 2], [2, 3]), ([1, 1, 2, 2], [1, 1.5])):
+        np.testing.assert_allclose(largest_gap(np.array([*sizes, *others]), 4)(observed_weights(4, 2)), [0.5])
+
+
+def test_a_gap_by_chance_is_as_large_in_a_window_as_in_resamples() -> None:
+    generator, weights = np.random.default_rng(0), observed_weights(40, 400)
+    fresh = [largest_gap(generator.random(440), 40)(weights)[0] for _ in range(2_000)]
+    gap = largest_gap(generator.random(40), 40)
+    resampled = np.concatenate([gap(some) for some in resampled_weights(np.arange(40), 400, 4_000, seed=0)])
+    assert np.mean(fresh) == pytest.approx(resampled.mean(), rel=0.03), "it was 8 % larger at all places"
 
 
 @pytest.mark.parametrize("per_group", [1, 10])

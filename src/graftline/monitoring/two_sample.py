@@ -59,18 +59,29 @@ def share_distance(classes: npt.NDArray[np.integer]) -> Distance:
     return distance
 
 
-def largest_gap(values: npt.NDArray[np.floating]) -> Distance:
+def largest_gap(values: npt.NDArray[np.floating], reference: int) -> Distance:
     """Return the Kolmogorov-Smirnov distance of numbers (R,): the largest difference of their distribution functions.
 
-    Rabanser et al. 2019, arXiv 1810.11953, take it for what a network answers.
+    Rabanser et al. 2019, arXiv 1810.11953, take it for what a network answers. Differences are taken at the numbers of
+    the reference, since its resamples have no others: a window would have more places for a large one. They are taken
+    just below a number, too, that the reference has more than once (a size of images): a window may hold others there.
+
+    Args:
+        values: (R,).
+        reference: how many of them, the first, are the reference's.
     """
     order = np.argsort(values, kind="stable")
-    ends = np.flatnonzero(np.diff(values[order], append=np.inf) > 0)  # the last of equal ones
+    different, ends = np.unique(values[order][::-1], return_index=True)
+    ends = len(values) - 1 - ends  # the last of equal ones
+    known, times = np.unique(values[:reference], return_counts=True)
+    taken = np.isin(different, known)
+    taken[:-1] |= np.isin(different[1:], known[times > 1])
+    places = ends[taken]
 
     def distance(weights: Floats) -> Floats:
-        if len(ends) == 1:  # all are equal
+        if len(different) == 1:  # all are equal
             return np.zeros(len(weights), np.float32)
-        gaps: Floats = np.abs(np.cumsum(weights[:, order], axis=1, dtype=np.float64)[:, ends]).max(axis=1)
+        gaps: Floats = np.abs(np.cumsum(weights[:, order], axis=1, dtype=np.float64)[:, places]).max(axis=1)
         return np.round(gaps, DIGITS).astype(np.float32)
 
     return distance
