@@ -57,6 +57,8 @@ def test_distances_are_those_of_other_libraries() -> None:
     np.testing.assert_allclose(largest_gap(rounded, 40)(weights), [expected], atol=1e-5, err_msg="with ties")
     classes = np.array([0] * 40 + [0] * 15 + [2] * 15)
     np.testing.assert_allclose(share_distance(classes)(weights), [0.5])
+    classes = np.array([0] * 20 + [1] * 20 + [0] * 15 + [2] * 6 + [3] * 9)
+    np.testing.assert_allclose(share_distance(classes)(weights), [np.sqrt((0.5**2 + 0.2**2 + 0.3**2) / 2)], rtol=1e-4)
 
 
 def test_a_gap_is_looked_for_where_the_reference_has_numbers() -> None:
@@ -91,6 +93,20 @@ def test_resamples_vary_as_much_as_fresh_samples(per_group: int) -> None:
         / (cdist(numbers[groups], numbers[groups]).sum() / (len(groups) * (len(groups) - 1)))
     )
     assert apart(weights).mean() == pytest.approx(usual * (1 / 20 + 1 / 5) / 2, rel=0.01), "it was 5 % less"
+
+
+def test_a_model_of_many_classes_rings_no_more_often() -> None:
+    """A reference that has fewer images than there are classes lacks many of them, and so do its resamples."""
+    weights, p_values = observed_weights(100, 100), []
+    for seed in range(200):
+        answers = np.random.default_rng(seed).integers(0, 100, 200)
+        found = share_distance(answers)(weights)
+        resampled = np.concatenate(
+            [share_distance(answers[:100])(some) for some in resampled_weights(np.arange(100), 100, 200, seed)]
+        )
+        p_values.append(np.mean(resampled >= found))
+    assert 0.4 < np.mean(p_values) < 0.6
+    assert np.mean(np.array(p_values) < 0.05) < 0.1, "it was 0.76"
 
 
 def test_images_of_a_group_are_drawn_together() -> None:

@@ -48,13 +48,18 @@ def energy_distance(embeddings: Floats, reference: int) -> Distance:
 
 
 def share_distance(classes: npt.NDArray[np.integer]) -> Distance:
-    """Return the total variation of the shares of classes (R,): how many images of a hundred would have to change."""
+    """Return the Euclidean distance of the shares of classes (R,), over the square root of 2.
+
+    It is the share of images that have moved where all of them have moved from one class to one other. Chance makes
+    squared differences as large in resamples of the reference as in fresh samples, on average. It makes absolute ones
+    (the total variation) smaller there: the reference lacks some rare classes, and then all its resamples do.
+    """
     rows = len(classes)
     one_hot = sparse.csr_matrix((np.ones(rows, np.float32), (np.arange(rows), classes)))  # (R, K)
 
     def distance(weights: Floats) -> Floats:
-        halves: Floats = np.abs(weights @ one_hot).sum(axis=1, dtype=np.float64) / 2
-        return np.round(halves, DIGITS).astype(np.float32)
+        lengths: Floats = np.sqrt(np.square(weights @ one_hot).sum(axis=1, dtype=np.float64) / 2)
+        return np.round(lengths, DIGITS).astype(np.float32)
 
     return distance
 
