@@ -51,12 +51,62 @@ def test_distances_are_those_of_other_libraries() -> None:
     expected = energy_of_numbers(first[:, 0], second[:, 0]) ** 2 / (2 * usual)
     np.testing.assert_allclose(energy_distance(both, 40)(weights), [expected], rtol=1e-4)
     expected = ks_2samp(first[:, 0], second[:, 0]).statistic
-    np.testing.assert_allclose(largest_gap(both[:, 0])(weights), [expected], atol=1e-5)
+    np.testing.assert_allclose(largest_gap(both[:, 0], len(both))(weights), [expected], atol=1e-5)
     rounded = np.concatenate([first[:, 0].round(), second[:, 0].round()])
     expected = ks_2samp(first[:, 0].round(), second[:, 0].round()).statistic
-    np.testing.assert_allclose(largest_gap(rounded)(weights), [expected], atol=1e-5, err_msg="with ties")
+    np.testing.assert_allclose(largest_gap(rounded, 40)(weights), [expected], atol=1e-5, err_msg="with ties")
     classes = np.array([0] * 40 + [0] * 15 + [2] * 15)
     np.testing.assert_allclose(share_distance(classes)(weights), [0.5])
+    classes = np.array([0] * 20 + [1] * 20 + [0] * 15 + [2] * 6 + [3] * 9)
+    np.testing.assert_allclose(share_distance(classes)(weights), [np.sqrt((0.5**2 + 0.2**2 + 0.3**2) / 2)], rtol=1e-4)
+
+
+def test_a_gap_is_looked_for_where_the_reference_has_numbers() -> None:
+    """Resamples have no other places. What the reference has several times may be absent just below, too."""
+    generator = np.random.default_rng(0)
+    known, new = generator.normal(size=40), generator.normal(size=30)
+    at_known = [abs((known <= place).mean() - (new <= place).mean()) for place in known]
+    found = largest_gap(np.concatenate([known, new]), 40)(observed_weights(40, 30))
+    np.testing.assert_allclose(found, [max(at_known)], atol=1e-5)
+    for sizes, others in (([2, 2, 2, 2], [2, 1]), ([2, 2, 2, 2], [2, 3]), ([1, 1, 2, 2], [1, 1.5])):
+        np.testing.assert_allclose(largest_gap(np.array([*sizes, *others]), 4)(observed_weights(4, 2)), [0.5])
+
+
+def test_a_gap_by_chance_is_as_large_in_a_window_as_in_resamples() -> None:
+    generator, weights = np.random.default_rng(0), observed_weights(40, 400)
+    fresh = [largest_gap(generator.random(440), 40)(weights)[0] for _ in range(2_000)]
+    gap = largest_gap(generator.random(40), 40)
+    resampled = np.concatenate([gap(some) for some in resampled_weights(np.arange(40), 400, 4_000, seed=0)])
+    assert np.mean(fresh) == pytest.approx(resampled.mean(), rel=0.03), "it was 8 % larger at all places"
+
+
+@pytest.mark.parametrize("per_group", [1, 10])
+def test_resamples_vary_as_much_as_fresh_samples(per_group: int) -> None:
+    """The mean is known where images of a group are equal: that of one image of each, once for either sample."""
+    numbers = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
+    groups = np.repeat(np.arange(20), per_group)
+    apart = energy_distance(numbers[groups], len(groups))
+    weights = np.concatenate(list(resampled_weights(groups, 5 * per_group, 20_000, seed=0)))
+    usual = (
+        cdist(numbers, numbers).sum()
+        / (20 * 19)
+        / (cdist(numbers[groups], numbers[groups]).sum() / (len(groups) * (len(groups) - 1)))
+    )
+    assert apart(weights).mean() == pytest.approx(usual * (1 / 20 + 1 / 5) / 2, rel=0.01), "it was 5 % less"
+
+
+def test_a_model_of_many_classes_rings_no_more_often() -> None:
+    """A reference that has fewer images than there are classes lacks many of them, and so do its resamples."""
+    weights, p_values = observed_weights(100, 100), []
+    for seed in range(200):
+        answers = np.random.default_rng(seed).integers(0, 100, 200)
+        found = share_distance(answers)(weights)
+        resampled = np.concatenate(
+            [share_distance(answers[:100])(some) for some in resampled_weights(np.arange(100), 100, 200, seed)]
+        )
+        p_values.append(np.mean(resampled >= found))
+    assert 0.4 < np.mean(p_values) < 0.6
+    assert np.mean(np.array(p_values) < 0.05) < 0.1, "it was 0.76"
 
 
 def test_images_of_a_group_are_drawn_together() -> None:

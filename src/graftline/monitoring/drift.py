@@ -148,8 +148,8 @@ def _distances(rows: Observations, reference: int) -> dict[str, Distance]:
     if rows.embeddings.shape[1] > 0:
         found[EMBEDDING] = energy_distance(rows.embeddings.astype(np.float32), reference)
     found[ANSWERS] = share_distance(rows.answers)
-    found[CONFIDENCE] = largest_gap(rows.confidences)
-    return found | {name: largest_gap(rows.facts[:, number]) for number, name in enumerate(FACTS)}
+    found[CONFIDENCE] = largest_gap(rows.confidences, reference)
+    return found | {name: largest_gap(rows.facts[:, number], reference) for number, name in enumerate(FACTS)}
 
 
 @dataclass(frozen=True, eq=False)

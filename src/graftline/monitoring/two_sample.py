@@ -48,29 +48,45 @@ def energy_distance(embeddings: Floats, reference: int) -> Distance:
 
 
 def share_distance(classes: npt.NDArray[np.integer]) -> Distance:
-    """Return the total variation of the shares of classes (R,): how many images of a hundred would have to change."""
+    """Return the Euclidean distance of the shares of classes (R,), over the square root of 2.
+
+    It is the share of images that have moved where all of them have moved from one class to one other. Chance makes
+    squared differences as large in resamples of the reference as in fresh samples, on average. It makes absolute ones
+    (the total variation) smaller there: the reference lacks some rare classes, and then all its resamples do.
+    """
     rows = len(classes)
     one_hot = sparse.csr_matrix((np.ones(rows, np.float32), (np.arange(rows), classes)))  # (R, K)
 
     def distance(weights: Floats) -> Floats:
-        halves: Floats = np.abs(weights @ one_hot).sum(axis=1, dtype=np.float64) / 2
-        return np.round(halves, DIGITS).astype(np.float32)
+        lengths: Floats = np.sqrt(np.square(weights @ one_hot).sum(axis=1, dtype=np.float64) / 2)
+        return np.round(lengths, DIGITS).astype(np.float32)
 
     return distance
 
 
-def largest_gap(values: npt.NDArray[np.floating]) -> Distance:
+def largest_gap(values: npt.NDArray[np.floating], reference: int) -> Distance:
     """Return the Kolmogorov-Smirnov distance of numbers (R,): the largest difference of their distribution functions.
 
-    Rabanser et al. 2019, arXiv 1810.11953, take it for what a network answers.
+    Rabanser et al. 2019, arXiv 1810.11953, take it for what a network answers. Differences are taken at the numbers of
+    the reference, since its resamples have no others: a window would have more places for a large one. They are taken
+    just below a number, too, that the reference has more than once (a size of images): a window may hold others there.
+
+    Args:
+        values: (R,).
+        reference: how many of them, the first, are the reference's.
     """
     order = np.argsort(values, kind="stable")
-    ends = np.flatnonzero(np.diff(values[order], append=np.inf) > 0)  # the last of equal ones
+    different, ends = np.unique(values[order][::-1], return_index=True)
+    ends = len(values) - 1 - ends  # the last of equal ones
+    known, times = np.unique(values[:reference], return_counts=True)
+    taken = np.isin(different, known)
+    taken[:-1] |= np.isin(different[1:], known[times > 1])
+    places = ends[taken]
 
     def distance(weights: Floats) -> Floats:
-        if len(ends) == 1:  # all are equal
+        if len(different) == 1:  # all are equal
             return np.zeros(len(weights), np.float32)
-        gaps: Floats = np.abs(np.cumsum(weights[:, order], axis=1, dtype=np.float64)[:, ends]).max(axis=1)
+        gaps: Floats = np.abs(np.cumsum(weights[:, order], axis=1, dtype=np.float64)[:, places]).max(axis=1)
         return np.round(gaps, DIGITS).astype(np.float32)
 
     return distance
@@ -100,6 +116,7 @@ def resampled_weights(groups: npt.NDArray[np.integer], window: int, resamples: i
     generator = np.random.default_rng(seed)
     sizes = np.bincount(groups)
     count = len(sizes)
+    wider = np.sqrt(count / max(1, count - 1))  # resamples of G groups vary by (G - 1) / G of what fresh ones do
     drawn = max(1, round(window * count / len(groups)))
     for start in range(0, resamples, CHUNK):
         parts = []
@@ -108,4 +125,4 @@ def resampled_weights(groups: npt.NDArray[np.integer], window: int, resamples: i
             places = generator.integers(0, count, (size, number)) + count * np.arange(size)[:, None]
             times = np.bincount(places.ravel(), minlength=size * count).reshape(size, count)
             parts.append(times / (times @ sizes)[:, None])  # each image of a group as often as the group
-        yield (parts[0] - parts[1])[:, groups].astype(np.float32)
+        yield (wider * (parts[0] - parts[1]))[:, groups].astype(np.float32)

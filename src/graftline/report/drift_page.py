@@ -34,7 +34,7 @@ NAMES = {
 }
 MEANINGS = {
     EMBEDDING: "energy distance of embeddings, as a share of the usual distance of two images",
-    ANSWERS: "share of images whose answer would have to be another",
+    ANSWERS: "share of images, if all that moved went from one class to one other",
     CONFIDENCE: "largest gap between the two distributions",
 }
 GAP = "largest gap between the two distributions"
