@@ -83,11 +83,12 @@ CHANGES = (
     Change("train.ema_decay=0.99", recipe={"ema_decay": 0.99}),
     Change("freeze=names freeze.frozen=[*conv*]", frozen=["*conv*"]),
     Change("freeze=names freeze.frozen=[*conv*] optim.lr=0.01", learning_rate=0.01, frozen=["*conv*"]),
+    Change("backbone.head=stages", head="stages"),
 )
 OF_A_HEAD = (  # the other changes leave a head as it is
     *CHANGES[:2],
     *(Change(f"optim.lr={rate}", learning_rate=rate) for rate in (0.001, 0.0025, 0.01)),
-    Change("backbone.head=stages", head="stages"),
+    CHANGES[-1],
 )
 
 
