@@ -152,12 +152,14 @@ def _differing(jobs: Sequence[ComposedStage]) -> list[list[str]]:
 
 def _name(job: ComposedStage, own: Sequence[str]) -> str:
     """Return a name for a run of several: its network and its own values; of a group the choice, else key and value."""
+    backbone, swept = job.config.get("backbone"), {one.partition("=")[0] for one in own}
+    head = "+stages" if backbone and backbone.get("head") == "stages" and "backbone.head" not in swept else ""
     parts = []
     for key, _, value in (one.partition("=") for one in own):
         is_group = isinstance(job.config.get(key), DictConfig)
-        parts.append(value if is_group else f"{key.rpartition('.')[2]}={value}")
-    is_told = "backbone" not in job.config or any(one.startswith("backbone=") for one in own)
-    return " ".join(parts if is_told else [job.config.backbone.name, *parts])
+        told = value if is_group else f"{key.rpartition('.')[2]}={value}"
+        parts.append(told + head if key == "backbone" else told)
+    return " ".join(parts if not backbone or "backbone" in swept else [backbone.name + head, *parts])
 
 
 def _start_parent(jobs: Sequence[ComposedStage], differing: Sequence[Sequence[str]]) -> "Run":
