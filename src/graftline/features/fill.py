@@ -180,6 +180,9 @@ class CacheFill:
             for wanted in self._wanted:
                 self._store.remove_unwritten(wanted.table)
             raise
+        finally:
+            if self._engine is not None:
+                self._engine.end()
 
     def _share(self, work: Callable[[SharedCache], None]) -> None:
         """Give work on the shared cache, if there is one; where that cannot be done, there is a warning."""
