@@ -30,6 +30,10 @@ VARIABLES = (
 )
 
 
+class LostError(UserError):
+    """The worker or the node of a task was lost, and what the task would have returned with it."""
+
+
 class Node(NamedTuple):
     """What a node of the cluster has."""
 
@@ -191,7 +195,8 @@ def get_result(result: Any) -> Any:
     """Return what a task returns; what it raises is raised as it was.
 
     Raises:
-        UserError: the task raised it, or was lost for good.
+        UserError: the task raised it.
+        LostError: the task was lost for good.
     """
     import ray
 
@@ -201,7 +206,7 @@ def get_result(result: Any) -> Any:
         mistake = find_cause(error, UserError) or getattr(error, "cause", None)
         raise (mistake or error) from None
     except ray.exceptions.RayError as error:
-        raise UserError(
+        raise LostError(
             f"The Ray cluster lost a task for good ({first_line(error)}): look at ray status, and whether its nodes "
             "have enough memory."
         ) from error
