@@ -178,6 +178,16 @@ def test_a_gpu_does_as_another_one(how: HowOnGpu, compiler: Compiler, monkeypatc
     assert (difference < 1e-6) == (how == "in float32")
 
 
+def test_a_gpu_says_why_it_cannot_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Tensor) -> Tensor:
+        raise RuntimeError("No working C++ compiler found.")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fail)
+    monkeypatch.setattr(engine_module, "MAX_RELATIVE_DIFFERENCE", 0.05)
+    with pytest.raises(UserError, match=r"as another one does \(No working C\+\+ compiler found\): use GPUs of one kind"):
+        gpu_engine(parts().trunk.eval(), images(4), CPU, "compiled")
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_what_the_cpu_gives(tmp_path: Path) -> None:
     trunk = parts().trunk

@@ -155,10 +155,12 @@ def gpu_engine(trunk: nn.Module, images: Tensor, execution: Execution, how: HowO
     found: HowOnGpu = "in float32"
     run = _on_gpu(trunk, device)
     expected = run(images)
+    why = ""
     for faster, name in _faster_ways(trunk, device, how):
         try:
             difference = float(np.abs(faster(images) - expected).max() / max(np.abs(expected).max(), 1e-12))
-        except Exception:  # whatever a compiler raises on code that it cannot compile
+        except Exception as error:  # whatever a compiler raises on code that it cannot compile, or where it is missing
+            why = f" ({first_line(error)})"
             break
         if not difference <= MAX_RELATIVE_DIFFERENCE:  # also catches NaN
             break
@@ -166,7 +168,7 @@ def gpu_engine(trunk: nn.Module, images: Tensor, execution: Execution, how: HowO
     if how not in (None, found):
         raise UserError(
             f"The GPU of {socket.gethostname()} runs the frozen network {found}, but cannot run it {how}, as another "
-            "one does: use GPUs of one kind."
+            f"one does{why}: use GPUs of one kind, and the same software on all nodes."
         )
     callers = min(MAX_DECODERS, execution.num_threads)
     return Engine(run, f"torch on the GPU, {found}", callers, GPU_BATCH, how=found)
