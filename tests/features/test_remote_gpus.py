@@ -26,7 +26,7 @@ from graftline.features.frozen_pass import ImageBatcher
 from graftline.features.remote_gpus import find_gpus, gpu_of_worker, spread_over_gpus
 from graftline.features.remote_pass import tasks_of
 from graftline.files import sha256_file
-from graftline.ray_cluster import AHEAD, RayCluster, Slots
+from graftline.ray_cluster import AHEAD, RayCluster, Slots, wait_for_one
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is missing: make test-extras installs it")
 TWO_GPUS = [pytest.mark.gpu, pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch sees no two GPUs here")]
@@ -181,6 +181,26 @@ def test_a_gpu_that_cannot_do_as_the_first_one_is_told(
         deque(made.run_all(batches()), maxlen=0)
     wait_for_gpus(2)
     nodes.remove_all()
+
+
+@pytest.mark.extras
+@needs_ray
+def test_what_went_wrong_first_is_told(
+    nodes: Nodes, wanted: list[ActivationRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def fail(_: Any) -> None:
+        raise ray.exceptions.RaySystemError("The connection is gone.")
+
+    monkeypatch.setattr(wait_for_one.__module__ + ".SECONDS_BETWEEN_LOOKS", 0.1)
+    monkeypatch.setattr(wait_for_one.__module__ + ".SECONDS_WITHOUT_NODE", 0.1)
+    monkeypatch.setattr(ray, "kill", fail)
+    images = ImageBatcher(wanted[0])
+    made = spread_over_gpus(RayCluster(nodes.address), Slots(1, 1, 1.0), make_trunk(), images([0]), WIDTH)
+    assert made.run_all is not None
+    with pytest.raises(UserError, match="no node of the Ray cluster has had a core and a GPU"):
+        deque(made.run_all([(images, [0, 1])]), maxlen=0)
 
 
 CPU, GPU = Execution(), Execution("cuda:0")

@@ -14,6 +14,7 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -192,8 +193,6 @@ class _Devices:
 
     def _wait(self) -> tuple[int, list[np.ndarray] | None] | None:
         """Wait until one call has ended; returns the task's number and what it has given, None if it was lost."""
-        import ray
-
         (ended,) = set(self._calls) - set(wait_for_one([*self._calls], self._slots))
         device, number = self._calls.pop(ended)
         try:
@@ -203,7 +202,7 @@ class _Devices:
             if self._lost[number] > MOST_RETRIES:
                 raise
             self._devices = [other for other in self._devices if other is not device]
-            ray.kill(device)
+            _kill(device)
             return None if number is None else (number, None)
         if number is not None:
             return number, result
@@ -213,10 +212,15 @@ class _Devices:
         return None
 
     def end(self) -> None:
-        """End all of them, so that others can have their GPUs."""
-        import ray
+        """End all of them, so that others can have their GPUs, until they are to do something again."""
+        devices, self._devices, self._calls = self._devices, [], {}
+        for device in devices:
+            _kill(device)
 
-        for device in self._devices:
-            ray.kill(device)
-        self._devices.clear()
-        self._calls.clear()
+
+def _kill(device: Any) -> None:
+    """End an actor, which gives back its GPU; where Ray itself cannot, what went wrong before is what is to be told."""
+    import ray
+
+    with suppress(ray.exceptions.RayError):
+        ray.kill(device)
