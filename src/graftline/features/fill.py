@@ -165,11 +165,10 @@ class CacheFill:
                 self._look_up()
             if (missing := sum(int((~placement.written).sum()) for placement in self._placements)) > 0:
                 announce(missing)
-                with counted("Running the frozen network once", missing) as advance:
-                    while not all(placement.written.all() for placement in self._placements):
-                        self._reserve(advance)
-                        self._compute(self._unwritten(), advance)
-                        self._look_up()
+                try:
+                    self._compute_all(missing)
+                finally:
+                    self._end_engine()  # before the upload, which may take long
                 self._push()
             opened: dict[int, Activations] = {}
             for wanted, placement, locks in zip(self._wanted, self._placements, self._locks, strict=True):
@@ -180,9 +179,19 @@ class CacheFill:
             for wanted in self._wanted:
                 self._store.remove_unwritten(wanted.table)
             raise
-        finally:
-            if self._engine is not None:
-                self._engine.end()
+
+    def _compute_all(self, missing: int) -> None:
+        """Compute and write what is missing, which is so many images, or wait until others have."""
+        with counted("Running the frozen network once", missing) as advance:
+            while not all(placement.written.all() for placement in self._placements):
+                self._reserve(advance)
+                self._compute(self._unwritten(), advance)
+                self._look_up()
+
+    def _end_engine(self) -> None:
+        """Let others have what the engine holds, as long as it does not run."""
+        if self._engine is not None:
+            self._engine.end()
 
     def _share(self, work: Callable[[SharedCache], None]) -> None:
         """Give work on the shared cache, if there is one; where that cannot be done, there is a warning."""
