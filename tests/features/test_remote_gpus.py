@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -145,6 +146,48 @@ def test_a_node_that_is_killed_changes_nothing(nodes: Nodes, wanted: list[Activa
     expected = open_all(tmp_path / "here", wanted, lambda images: gpu_engine(trunk.eval(), images, Execution()))
     np.testing.assert_array_equal(actual, expected)
     assert len([*places.iterdir()]) == 2, "the other one has gone on"
+    wait_for_gpus(1)
+    nodes.remove_all()
+
+
+@pytest.mark.extras
+@needs_ray
+def test_two_processes_fill_a_cache_with_one_gpu(nodes: Nodes, wanted: list[ActivationRequest], tmp_path: Path) -> None:
+    """The first one holds the GPU when the second one claims shards; threads stand for them."""
+    nodes.add(1, num_gpus=1)
+    claimed, results = Event(), dict[str, np.ndarray]()
+
+    def spread(images: Tensor) -> Engine:
+        slots = Slots(1, 1, 1.0)
+        return spread_over_gpus(RayCluster(nodes.address), slots, make_trunk(), images, WIDTH, Execution)
+
+    def spread_first(images: Tensor) -> Engine:
+        engine = spread(images)
+        assert engine.run_all is not None
+        run_all = engine.run_all
+
+        def run(batches: Batches) -> Iterator[np.ndarray]:
+            for number, activations in enumerate(run_all(batches)):
+                if number == 1:  # the first shard is on the disk
+                    second.start()
+                    assert claimed.wait(SECONDS)
+                yield activations
+
+        return replace(engine, run_all=run)
+
+    def spread_second(images: Tensor) -> Engine:
+        claimed.set()  # the shard whose images these are
+        return spread(images)
+
+    def fill(name: str, make: Callable[[Tensor], Engine]) -> None:
+        results[name] = open_all(tmp_path / "cache", wanted, make)
+
+    first = Thread(target=fill, args=("first", spread_first), daemon=True)
+    second = Thread(target=fill, args=("second", spread_second), daemon=True)
+    first.start()
+    first.join(SECONDS)
+    second.join(SECONDS)
+    np.testing.assert_array_equal(results["first"], results["second"])
     wait_for_gpus(1)
     nodes.remove_all()
 

@@ -51,7 +51,7 @@ class Engine:
         is_exported: whether it is ONNX Runtime on the exported file.
         run_all: batches of images → the activations of each, in order; None: ``callers`` threads call ``run``.
         how: a GPU runs it; None where none does.
-        end: gives back what it holds; it is not run any more.
+        end: gives back what it holds, such as GPUs of a cluster; it may be run again, which takes them again.
     """
 
     run: RunTrunk

@@ -241,7 +241,7 @@ class CacheFill:
             if not (placement.part == NOWHERE).any():
                 continue
             if (dtype := wanted.table.dtype() or self._dtype) is None:
-                with wanted.table.deciding(on_wait=self._say_waiting):
+                with wanted.table.deciding(on_wait=self._before_waiting):
                     if (dtype := wanted.table.dtype()) is None:
                         self._decide(wanted, advance)
                         continue
@@ -276,7 +276,7 @@ class CacheFill:
         busy: list[_Shard] = []
         too_large = self._write(self._claim(shards, busy), advance)
         for shard in busy:  # one by one: who waits holds no claim
-            claim = shard.segment.claim(shard.number, on_wait=self._say_waiting)
+            claim = shard.segment.claim(shard.number, on_wait=self._before_waiting)
             too_large |= self._write([(shard, claim)], advance)
         if too_large:
             logger.warning("Some activations are too large for float16: they are computed again and kept as float32.")
@@ -348,7 +348,9 @@ class CacheFill:
         logger.info(f"The frozen network runs on {self._engine.runs_on}.")
         return self._engine
 
-    def _say_waiting(self) -> None:
+    def _before_waiting(self) -> None:
+        """Give the other process what the engine holds, as it may wait for the same GPUs; say once that we wait."""
+        self._end_engine()
         if not self._has_waited:
             logger.info("Another process computes these activations: waiting for it.")
         self._has_waited = True
