@@ -194,6 +194,22 @@ def test_two_processes_fill_a_cache_with_one_gpu(nodes: Nodes, wanted: list[Acti
 
 @pytest.mark.extras
 @needs_ray
+def test_no_more_gpus_are_taken_than_there_are_tasks(nodes: Nodes, wanted: list[ActivationRequest]) -> None:
+    nodes.add(1, num_cpus=3, num_gpus=3)
+    images = ImageBatcher(wanted[0])
+    slots = Slots(3, 1, 1.0)
+    engine = spread_over_gpus(RayCluster(nodes.address), slots, make_trunk(), images([0]), WIDTH, Execution)
+    assert engine.run_all is not None
+    assert [len(activations) for activations in engine.run_all([(images, [0, 1])])] == [2]
+    time.sleep(2.0)  # in which Ray would have given GPUs to others that were started
+    wait_for_gpus(2)
+    engine.end()
+    wait_for_gpus(3)
+    nodes.remove_all()
+
+
+@pytest.mark.extras
+@needs_ray
 def test_a_gpu_that_cannot_do_as_the_first_one_is_told(
     nodes: Nodes, wanted: list[ActivationRequest], tmp_path: Path
 ) -> None:

@@ -154,7 +154,7 @@ class _Devices:
                     due.append(item[0])
                 if not begun:
                     return
-                self._start()
+                self._start(len(begun) - len(ended))
                 for device in self._free():
                     if not due:
                         break
@@ -174,11 +174,12 @@ class _Devices:
             if begun:
                 self.end()
 
-    def _start(self) -> None:
-        """Start those that are missing; until the first one knows how to run the trunk, only that."""
+    def _start(self, tasks: int) -> None:
+        """Start those that are missing for some tasks; until the first one knows how to run the trunk, only that."""
         import ray
 
-        for _ in range((1 if self._how is None else self._slots.number) - len(self._devices)):
+        number = 1 if self._how is None else min(self._slots.number, tasks)  # each costs a start, and may compile
+        for _ in range(number - len(self._devices)):
             device: Any = ray.remote(_Device).options(**self._slots.options, max_concurrency=CALLS).remote()
             self._devices.append(device)
             self._calls[device.prepare.remote(*self._given, self._how)] = device, None
