@@ -1,5 +1,6 @@
 """The frozen pass on the GPUs of a Ray cluster; the bodies run on CPUs that Ray takes for GPUs, too."""
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from graftline.augment.preprocess import Preprocessing
 from graftline.data.version import Samples
 from graftline.errors import UserError
 from graftline.execution import Execution
-from graftline.features import remote_pass, segment
+from graftline.features import remote_gpus, remote_pass, segment
 from graftline.features.cache import ActivationRequest, Features
 from graftline.features.engine import Batches, Engine, gpu_engine
 from graftline.features.frozen_pass import ImageBatcher
@@ -152,8 +153,11 @@ def test_a_node_that_is_killed_changes_nothing(nodes: Nodes, wanted: list[Activa
 
 @pytest.mark.extras
 @needs_ray
-def test_two_processes_fill_a_cache_with_one_gpu(nodes: Nodes, wanted: list[ActivationRequest], tmp_path: Path) -> None:
+def test_two_processes_fill_a_cache_with_one_gpu(
+    nodes: Nodes, wanted: list[ActivationRequest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first one holds the GPU when the second one claims shards; threads stand for them."""
+    monkeypatch.setattr(remote_gpus, "SECONDS_TO_BEGIN", 0.5)  # after which the second one waits on
     nodes.add(1, num_gpus=1)
     claimed, results = Event(), dict[str, np.ndarray]()
 
@@ -244,8 +248,11 @@ def test_a_gpu_that_cannot_do_as_the_first_one_is_told(
 
 @pytest.mark.extras
 @needs_ray
-def test_what_went_wrong_first_is_told(
-    nodes: Nodes, wanted: list[ActivationRequest], monkeypatch: pytest.MonkeyPatch
+def test_it_says_that_it_waits_for_a_gpu_and_what_went_wrong_first(
+    nodes: Nodes,
+    wanted: list[ActivationRequest],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     import ray
 
@@ -254,12 +261,17 @@ def test_what_went_wrong_first_is_told(
 
     monkeypatch.setattr(wait_for_one.__module__ + ".SECONDS_BETWEEN_LOOKS", 0.1)
     monkeypatch.setattr(wait_for_one.__module__ + ".SECONDS_WITHOUT_NODE", 0.1)
+    monkeypatch.setattr(remote_gpus, "SECONDS_TO_BEGIN", 0.1)
     monkeypatch.setattr(ray, "kill", fail)
     images = ImageBatcher(wanted[0])
     made = spread_over_gpus(RayCluster(nodes.address), Slots(1, 1, 1.0), make_trunk(), images([0]), WIDTH)
     assert made.run_all is not None
-    with pytest.raises(UserError, match="no node of the Ray cluster has had a core and a GPU"):
+    with (
+        caplog.at_level(logging.INFO),
+        pytest.raises(UserError, match="no node of the Ray cluster has had a core and a GPU"),
+    ):
         deque(made.run_all([(images, [0, 1])]), maxlen=0)
+    assert sum("has started no worker with a GPU" in message for message in caplog.messages) == 1
 
 
 CPU, GPU = Execution(), Execution("cuda:0")

@@ -31,6 +31,7 @@ from graftline.ray_connection import LostError, get_result
 logger = logging.getLogger(__name__)
 
 CALLS = 2  # tasks that a GPU is given at a time: the images of one are decoded while it computes the other
+SECONDS_TO_BEGIN = 60.0  # of the first of them, before it is said that we wait
 TASK_BYTES = 64_000_000  # of activations of a task, unless a single batch has more
 
 Task = tuple[ActivationRequest, list[int]]  # a request, and the sizes of the batches into which it is divided
@@ -179,10 +180,19 @@ class _Devices:
         import ray
 
         number = 1 if self._how is None else min(self._slots.number, tasks)  # each costs a start, and may compile
-        for _ in range(number - len(self._devices)):
-            device: Any = ray.remote(_Device).options(**self._slots.options, max_concurrency=CALLS).remote()
-            self._devices.append(device)
-            self._calls[device.prepare.remote(*self._given, self._how)] = device, None
+        missing: list[Any] = [
+            ray.remote(_Device).options(**self._slots.options, max_concurrency=CALLS).remote()
+            for _ in range(number - len(self._devices))
+        ]
+        begun = [device.__ray_ready__.remote() for device in missing]
+        self._calls |= {device.prepare.remote(*self._given, self._how): (device, None) for device in missing}
+        is_first = missing and not self._devices
+        self._devices += missing
+        if is_first and not ray.wait(begun, timeout=SECONDS_TO_BEGIN)[0]:
+            logger.info(
+                f"The Ray cluster has started no worker with a GPU for {SECONDS_TO_BEGIN:.0f} s: others may have taken "
+                "all of them. Waiting for one."
+            )
 
     def _free(self) -> Iterator[Any]:
         """Yield each of them as often as it can be given a task, those first that have none."""
