@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 SECONDS_TO_ANSWER = 10.0  # for the cluster's address
 SECONDS_TO_LOOK = 45.0  # for a look at each of its nodes
-OBJECT_STORE_BYTES = 200_000_000  # of a Ray of this machine's own: what is under way is far less
+OBJECT_STORE_BYTES = 200_000_000  # of a Ray of this machine's own, which keeps on the disk what does not fit
 # Environment variables by which tasks reach images and MLflow: a node has those of its own `ray start`. They are not
 # handed on, as Ray shows all users of a cluster what it is to give a task.
 VARIABLES = (

@@ -24,9 +24,9 @@ from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.features.engine import GPU_BATCH, Batches, Engine, HowOnGpu, gpu_engine
 from graftline.features.frozen_pass import ActivationRequest, run
-from graftline.features.remote_pass import batches_of, tasks_of
+from graftline.features.remote_pass import AHEAD_BYTES, batches_of, tasks_of
 from graftline.ray_cluster import AHEAD, MOST_RETRIES, SECONDS_BETWEEN_LOOKS, RayCluster, Slots, wait_for_one
-from graftline.ray_connection import LostError, get_result
+from graftline.ray_connection import OBJECT_STORE_BYTES, LostError, get_result
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +83,9 @@ def spread_over_gpus(
         width: F.
         execution: returns, on a worker, where it runs.
     """
-    devices = _Devices(ray_cluster, slots, trunk.eval(), images, execution)
-    most = max(1, TASK_BYTES // (4 * width * GPU_BATCH))
+    limit = OBJECT_STORE_BYTES // 2 if ray_cluster.address is None else AHEAD_BYTES
+    ahead, most = _limit_tasks(slots.number, 4 * width * GPU_BATCH, limit)
+    devices = _Devices(ray_cluster, slots, ahead, trunk.eval(), images, execution)
 
     def run_all(batches: Batches) -> Iterator[np.ndarray]:
         for activations in devices.run(tasks_of(ray_cluster, batches, most)):
@@ -95,6 +96,20 @@ def spread_over_gpus(
 
     runs_on = f"torch on GPUs of the Ray cluster, {slots.number} at a time"
     return Engine(run_here, runs_on, slots.number, GPU_BATCH, run_all=run_all, end=devices.end)
+
+
+def _limit_tasks(gpus: int, batch_bytes: int, limit: int) -> tuple[int, int]:
+    """Return how many tasks per GPU are under way, and how many batches a task has at most.
+
+    Their activations come to no more than a limit in bytes, unless a GPU that always has something to do needs more.
+
+    >>> _limit_tasks(8, 1_000_000, 2_000_000_000), _limit_tasks(64, 1_000_000, 2_000_000_000)
+    ((3, 64), (3, 10))
+    >>> _limit_tasks(64, 32_000_000, 2_000_000_000)
+    (2, 1)
+    """
+    ahead = min(AHEAD, max(CALLS, limit // (gpus * batch_bytes)))
+    return ahead, max(1, min(TASK_BYTES, limit // (gpus * ahead)) // batch_bytes)
 
 
 class _Device:
@@ -123,12 +138,14 @@ class _Devices:
         self,
         ray_cluster: RayCluster,
         slots: Slots,
+        ahead: int,
         trunk: nn.Module,
         images: Tensor,
         execution: Callable[[], Execution],
     ) -> None:
         self._ray_cluster = ray_cluster
         self._slots = slots
+        self._ahead = ahead  # tasks per GPU that are under way, those included whose activations wait for their turn
         self._given = ray_cluster.share(trunk), images, execution
         self._how: HowOnGpu | None = None  # once the first of them is ready
         self._devices: list[Any] = []
@@ -150,7 +167,7 @@ class _Devices:
                 if time.monotonic() >= look_at:  # nodes may have come or gone
                     self._slots = self._ray_cluster.gpu_slots() or self._slots
                     look_at = time.monotonic() + SECONDS_BETWEEN_LOOKS
-                while len(begun) < AHEAD * self._slots.number and (item := next(waiting, None)) is not None:
+                while len(begun) < self._ahead * self._slots.number and (item := next(waiting, None)) is not None:
                     begun[item[0]] = item[1]
                     due.append(item[0])
                 if not begun:
