@@ -78,6 +78,7 @@ SLOW = (
     "bundle/test_save.py",
     "data/test_loaders.py",
     "data/test_worker_processes.py",
+    "features/test_remote_gpus.py",
     "features/test_remote_pass.py",
     "features/test_sharing.py",
     "pipeline/test_audit.py",

@@ -75,6 +75,7 @@ class Execution:
         world_size: number of processes that train together.
         num_nodes: number of machines on which they do, as many on each.
         threads: how many threads of this process should compute at a time; None: one per core.
+        cpu_only: whether no GPU is to be used anywhere, even where there is one.
     """
 
     device: str = "cpu"
@@ -83,6 +84,7 @@ class Execution:
     world_size: int = 1
     num_nodes: int = 1
     threads: int | None = None
+    cpu_only: bool = False
 
     @classmethod
     def local(cls, accelerator: Accelerator = "auto", threads: int | None = None) -> "Execution":
@@ -96,7 +98,7 @@ class Execution:
             UserError: a GPU is asked for and there is none.
         """
         if accelerator == "cpu":
-            return cls(threads=threads)
+            return cls(threads=threads, cpu_only=True)
         import torch
 
         if torch.cuda.is_available():

@@ -110,7 +110,8 @@ class RayCluster:
 
     Attributes:
         address: of the cluster, ``HOST:PORT`` or ``auto``; None: a Ray of this machine's own, for as long as we run.
-        num_workers: tasks at a time, each on one core; None: as many as the cluster has cores.
+        num_workers: tasks at a time, each on one core; None: as many as the cluster has cores. Of those that have a GPU
+            each to themselves, no more than it has GPUs.
 
     Raises:
         UserError: a number that cannot be.
@@ -176,6 +177,12 @@ class RayCluster:
             UserError: no node has a core.
         """
         return Slots.on(self.resources(), self.num_workers)
+
+    def gpu_slots(self) -> Slots | None:
+        """Return how many tasks run at a time that have a GPU each to themselves; None: no node has one."""
+        nodes = self.resources()
+        gpus = sum(int(node.get("GPU", 0)) for node in nodes if node.get("CPU", 0) >= 1)
+        return Slots.on(nodes, min(gpus, self.num_workers or gpus)) if gpus > 0 else None
 
     def resources(self) -> list[Mapping[str, float]]:
         """Return what each living node has, by Ray's names: ``CPU``, ``GPU``."""
@@ -275,7 +282,7 @@ class RayCluster:
                     return
                 asked_for = islice(begun, 1) if in_order else begun
                 if (ended := next((one for one in asked_for if one not in running), None)) is None:
-                    running = _wait_for_one(running, slots or Slots(1, 1, 0.0))
+                    running = wait_for_one(running, slots or Slots(1, 1, 0.0))
                 else:
                     yield begun[ended], partial(get_result, ended)
                     del begun[ended]
@@ -349,7 +356,7 @@ class Homes:
         return NodeAffinitySchedulingStrategy(self._homes[what], soft=True)
 
 
-def _wait_for_one(running: list["ray.ObjectRef"], slots: Slots) -> list["ray.ObjectRef"]:
+def wait_for_one(running: list["ray.ObjectRef"], slots: Slots) -> list["ray.ObjectRef"]:
     """Wait until one of some tasks has ended; returns the others.
 
     Raises:

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 SECONDS_TO_ANSWER = 10.0  # for the cluster's address
 SECONDS_TO_LOOK = 45.0  # for a look at each of its nodes
-OBJECT_STORE_BYTES = 200_000_000  # of a Ray of this machine's own: what is under way is far less
+OBJECT_STORE_BYTES = 200_000_000  # of a Ray of this machine's own, which keeps on the disk what does not fit
 # Environment variables by which tasks reach images and MLflow: a node has those of its own `ray start`. They are not
 # handed on, as Ray shows all users of a cluster what it is to give a task.
 VARIABLES = (
@@ -28,6 +28,10 @@ VARIABLES = (
     *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"),
     *("GOOGLE_APPLICATION_CREDENTIALS", "HF_TOKEN", "GRAFTLINE_REMOTE_GB", "XDG_CACHE_HOME"),
 )
+
+
+class LostError(UserError):
+    """The worker or the node of a task was lost, and what the task would have returned with it."""
 
 
 class Node(NamedTuple):
@@ -191,7 +195,8 @@ def get_result(result: Any) -> Any:
     """Return what a task returns; what it raises is raised as it was.
 
     Raises:
-        UserError: the task raised it, or was lost for good.
+        UserError: the task raised it.
+        LostError: the task was lost for good.
     """
     import ray
 
@@ -201,7 +206,7 @@ def get_result(result: Any) -> Any:
         mistake = find_cause(error, UserError) or getattr(error, "cause", None)
         raise (mistake or error) from None
     except ray.exceptions.RayError as error:
-        raise UserError(
+        raise LostError(
             f"The Ray cluster lost a task for good ({first_line(error)}): look at ray status, and whether its nodes "
             "have enough memory."
         ) from error

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,13 +63,17 @@ class Pixels:
     def __init__(self, stop_after: int = 10**9, factor: float = 1.0) -> None:
         self.images = 0
         self.built = 0
+        self.ended = 0
         self._stop_after = stop_after
         self._factor = factor
 
     def __call__(self, images: Tensor) -> Engine:
         assert images.shape[1:] == (3, 8, 8)
         self.built += 1
-        return Engine(self._run, "pixels", callers=1, batch_size=4)
+        return Engine(self._run, "pixels", callers=1, batch_size=4, end=self._end)
+
+    def _end(self) -> None:
+        self.ended += 1
 
     def _run(self, images: Tensor) -> np.ndarray:
         if self.images >= self._stop_after:
@@ -115,6 +120,14 @@ def test_they_are_computed_once_and_read_afterwards(samples: Samples, tmp_path: 
     assert (trunk.images, trunk.built) == (IMAGES, 1), "read from disk"
     features.open([job(samples), job(samples, view=1)], trunk, TAIL, WIDTH)
     assert (trunk.images, trunk.built) == (2 * IMAGES, 2), "another key, another pass"
+
+
+@pytest.mark.parametrize("stop_after", [10**9, 20])
+def test_an_engine_is_ended_when_it_has_run(samples: Samples, tmp_path: Path, stop_after: int) -> None:
+    trunk = Pixels(stop_after)
+    with suppress(KeyboardInterrupt):
+        Features(directory=str(tmp_path)).open([job(samples), job(samples, view=1)], trunk, TAIL, WIDTH)
+    assert (trunk.built, trunk.ended) == (1, 1)
 
 
 def test_what_a_segment_says_of_itself(samples: Samples, tmp_path: Path) -> None:

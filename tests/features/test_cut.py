@@ -1,6 +1,7 @@
 """Cutting at every boundary: the parts together are the network, in evaluation and in training."""
 
 import contextlib
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 import graftline.backbones.zoo  # noqa: F401 - registers lenet5 and its kin with timm
 from graftline.backbones.layers import body_groups, head_parameters
-from graftline.features.cut import UncuttableError, cut
+from graftline.features.cut import UncuttableError, _cut_by_head, cut
 from graftline.freezing.plan import FreezePlan, plan_from_depth, set_frozen_eval
 
 # architecture: side of the smallest image worth cutting with, and options that keep the big ones small
@@ -227,3 +228,26 @@ def test_a_network_that_cannot_be_traced_is_left_as_it_was() -> None:
         cut(network, freeze(network, 2).trainable, (32, 32), 3)
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(network.eval()(images), other.eval()(images))
+
+
+@pytest.mark.extras
+@pytest.mark.skipif(find_spec("ray") is None, reason="ray is missing: make test-extras installs it")
+@pytest.mark.parametrize(
+    ("network", "depth"),
+    [("test_efficientnet", 1.0), ("test_efficientnet", 0.5), ("googlenet", 0.5), ("stages", 1.0)],
+)
+def test_a_trunk_that_ray_has_sent_gives_the_same(network: str, depth: float) -> None:
+    """Each has a class that is made with it: an fx.GraphModule, or a network whose head reads all stages."""
+    from ray import cloudpickle
+
+    images = torch.randn(3, 3, 64, 64)
+    if network == "stages":
+        parts = _cut_by_head(build(network, body="test_efficientnet"), images, "as if it could not be traced")
+    else:
+        made = build(network)
+        plan = freeze(made, int(depth * len(body_groups(made))))
+        parts = cut(made, plan.trainable, (64, 64))
+    sent = cloudpickle.loads(cloudpickle.dumps(parts.trunk.eval()))
+    assert not any(module.training for module in sent.modules())
+    with torch.inference_mode():
+        torch.testing.assert_close(sent(images), parts.trunk(images), rtol=0, atol=0)

@@ -10,10 +10,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from graftline.errors import UserError
 from graftline.execution import Execution
 from graftline.features import engine as engine_module
 from graftline.features.cut import Cut, cut
-from graftline.features.engine import make_engine
+from graftline.features.engine import HowOnGpu, gpu_engine, make_engine
 from graftline.files import sha256_file
 
 SIZE = (64, 64)
@@ -139,8 +140,8 @@ def test_a_gpu_compiles_for_one_size_of_batches(compiler: Compiler, monkeypatch:
     """The body runs on the CPU here."""
     monkeypatch.setattr(engine_module, "MAX_RELATIVE_DIFFERENCE", 0.05)
     trunk = parts().trunk.eval()
-    made = engine_module._gpu_engine(trunk, images(4), CPU)
-    assert made.runs_on == "torch on the GPU, compiled"
+    made = gpu_engine(trunk, images(4), CPU)
+    assert (made.runs_on, made.how) == ("torch on the GPU, compiled", "compiled")
     for count in (1, 5, 8):
         expected = exact(trunk, images(count))
         np.testing.assert_allclose(made.run(images(count)), expected, atol=0.05 * np.abs(expected).max())
@@ -156,12 +157,35 @@ def test_a_gpu_compiles_nothing_that_float16_cannot_hold(compiler: Compiler) -> 
             return images.flatten(1)[:, :8] @ torch.full((8, 8), 1e5)
 
     before = torch.backends.cudnn.allow_tf32
-    made = engine_module._gpu_engine(Large(), images(4), CPU)
+    made = gpu_engine(Large(), images(4), CPU)
     assert made.runs_on == "torch on the GPU, in float32"
     assert compiler.sizes == []
     np.testing.assert_allclose(made.run(images(3)), exact(Large(), images(3)), rtol=1e-5)
     assert all(Large.exact_convolutions[:-1])
     assert torch.backends.cudnn.allow_tf32 == before
+    with pytest.raises(UserError, match="in float32, but cannot run it in float16, as another one does: use"):
+        gpu_engine(Large(), images(4), CPU, "in float16")
+
+
+@pytest.mark.parametrize("how", ["in float32", "in float16", "compiled"])
+def test_a_gpu_does_as_another_one(how: HowOnGpu, compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "MAX_RELATIVE_DIFFERENCE", 0.05)
+    trunk = parts().trunk.eval()
+    made = gpu_engine(trunk, images(4), CPU, how)
+    assert made.how == how
+    assert (len(compiler.sizes) > 0) == (how == "compiled")
+    difference = np.abs(made.run(images(4)) - exact(trunk, images(4))).max()
+    assert (difference < 1e-6) == (how == "in float32")
+
+
+def test_a_gpu_says_why_it_cannot_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Tensor) -> Tensor:
+        raise RuntimeError("No working C++ compiler found.")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fail)
+    monkeypatch.setattr(engine_module, "MAX_RELATIVE_DIFFERENCE", 0.05)
+    with pytest.raises(UserError, match=r"one does \(No working C\+\+ compiler found\): use GPUs of one kind"):
+        gpu_engine(parts().trunk.eval(), images(4), CPU, "compiled")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

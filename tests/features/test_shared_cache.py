@@ -67,6 +67,7 @@ class Machine:
         self.features = Features(directory=str(folder), **{"shared": URL, **settings})  # type: ignore[arg-type]
         self.file = folder.with_suffix(".onnx")
         self.computed = 0
+        self.stored_at_end: list[int] = []  # how many files there were when its engine was ended
 
     def activations(self, samples: Samples) -> np.ndarray:
         torch.manual_seed(0)
@@ -79,7 +80,7 @@ class Machine:
                 self.computed += len(batch)
                 return engine.run(batch)
 
-            return replace(engine, run=run)
+            return replace(engine, run=run, end=lambda: self.stored_at_end.append(len(stored())))
 
         request = ActivationRequest(samples, EvalTransform(PREPROCESSING), 0, {"network": "conv"})
         (found,) = self.features.open([request], counted, TAIL, WIDTH)
@@ -96,6 +97,13 @@ def test_what_one_machine_has_computed_no_other_computes(tmp_path: Path, samples
     assert len(files) == 5
     np.testing.assert_array_equal(second.activations(samples), expected)
     assert stored() == files
+
+
+def test_the_engine_is_ended_before_the_upload(tmp_path: Path, samples: Samples) -> None:
+    machine = Machine(tmp_path / "first")
+    machine.activations(samples)
+    assert machine.stored_at_end == [0]
+    assert len(stored()) > 0
 
 
 def test_only_new_images_are_computed_and_shared_in_turn(tmp_path: Path, samples: Samples) -> None:

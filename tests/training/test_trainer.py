@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from graftline.training.trainer import check_optimizer, check_trainer, make_exec
 from graftline.training.trial import make_freeze_context
 
 MakeSetup = Callable[..., TrainingSetup]
+
+ON_CPU = Execution("cpu", "32-true", rank=0, world_size=1, cpu_only=True)  # as accelerator=cpu says
 
 
 def _trainer(epochs: int = 5, **changes: Any) -> Callable[..., pl.Trainer]:
@@ -145,23 +148,24 @@ def test_a_trainer_that_this_machine_cannot_have_is_refused() -> None:
 
 
 def test_the_execution_is_the_trainers() -> None:
-    assert check_trainer(_trainer()) == Execution("cpu", "32-true", rank=0, world_size=1)
+    assert check_trainer(_trainer()) == ON_CPU
+    assert not check_trainer(_trainer(accelerator="auto")).cpu_only
     assert check_trainer(_trainer(precision="bf16-mixed")).precision == "bf16-mixed"
-    assert check_trainer(_trainer(devices=2, strategy="ddp")) == Execution("cpu", "32-true", rank=0, world_size=2)
+    assert check_trainer(_trainer(devices=2, strategy="ddp")) == replace(ON_CPU, world_size=2)
 
 
 def test_a_further_process_knows_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     """As Lightning starts it: with the variables of its launcher."""
     for name, value in (("LOCAL_RANK", "1"), ("NODE_RANK", "0"), ("WORLD_SIZE", "2")):
         monkeypatch.setenv(name, value)
-    assert make_execution(_trainer(devices=2, strategy="ddp")) == Execution("cpu", "32-true", rank=1, world_size=2)
+    assert make_execution(_trainer(devices=2, strategy="ddp")) == replace(ON_CPU, rank=1, world_size=2)
 
 
 def test_torchrun_says_how_many_devices_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "1"}
     for name, value in {**given, "TORCHELASTIC_RUN_ID": "none"}.items():
         monkeypatch.setenv(name, value)
-    assert check_trainer(_trainer()) == Execution("cpu", "32-true", rank=3, world_size=4, num_nodes=2)
+    assert check_trainer(_trainer()) == replace(ON_CPU, rank=3, world_size=4, num_nodes=2)
     with pytest.raises(
         UserError, match=r"Trainer\.devices is 4, but torchrun has started 2 .* give Trainer\.devices=2"
     ):

@@ -5,12 +5,13 @@ Letters: B batch, C channels, H height, W width, F numbers per image that the tr
 
 import copy
 import logging
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graftline.backbones.onnx import export_onnx, largest_difference, open_session
-from graftline.errors import first_line
+from graftline.errors import UserError, first_line
 from graftline.execution import Execution
 from graftline.files import atomic_file, sha256_file
 from graftline.locks import Lock
@@ -35,6 +36,7 @@ MAX_DECODERS = 16  # threads that feed a GPU
 
 Batches = Iterable[tuple[Any, Sequence[int]]]  # what decodes images, and which rows of its request a batch has
 RunTrunk = Callable[[Tensor], np.ndarray]  # images (B, C, H, W) float32 → activations (B, F) float32
+HowOnGpu = Literal["in float32", "in float16", "compiled"]  # each faster than the one before
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Engine:
         batch_size: B at which it is fastest.
         is_exported: whether it is ONNX Runtime on the exported file.
         run_all: batches of images → the activations of each, in order; None: ``callers`` threads call ``run``.
+        how: a GPU runs it; None where none does.
+        end: gives back what it holds, such as GPUs of a cluster; it may be run again, which takes them again.
     """
 
     run: RunTrunk
@@ -56,6 +60,8 @@ class Engine:
     batch_size: int
     is_exported: bool = False
     run_all: Callable[[Batches], Iterator[np.ndarray]] | None = None
+    how: HowOnGpu | None = None
+    end: Callable[[], None] = lambda: None
 
 
 def make_engine(trunk: nn.Module, file: Path, images: Tensor, execution: Execution) -> Engine:
@@ -73,7 +79,7 @@ def make_engine(trunk: nn.Module, file: Path, images: Tensor, execution: Executi
     """
     trunk.eval()
     if execution.is_cuda:
-        return _gpu_engine(trunk, images, execution)
+        return gpu_engine(trunk, images, execution)
     try:
         session = _open(trunk, file, images)
         _check(trunk, session, images)
@@ -130,28 +136,51 @@ def _torch_engine(trunk: nn.Module, runs_on: str) -> Engine:
     return Engine(run, runs_on, 2, 4 * CPU_BATCH)
 
 
-def _gpu_engine(trunk: nn.Module, images: Tensor, execution: Execution) -> Engine:
+def gpu_engine(trunk: nn.Module, images: Tensor, execution: Execution, how: HowOnGpu | None = None) -> Engine:
     """Return torch on the GPU: in half precision where that is close enough to float32, and compiled where that works.
 
     It is compiled for one size of batches, as each further one would take another minute.
+
+    Args:
+        trunk: on the CPU, in eval mode.
+        images: the first real ones (B, C, H, W), on which the ways to run it are compared.
+        execution: on which device, and how many threads decode.
+        how: as another GPU runs it; None: in the fastest way that is sound.
+
+    Raises:
+        UserError: it cannot be run so here.
     """
     device = execution.torch_device
     trunk = copy.deepcopy(trunk).to(device).to(memory_format=torch.channels_last)
-    run, how = _on_gpu(trunk, device), "in float32"
+    found: HowOnGpu = "in float32"
+    run = _on_gpu(trunk, device)
     expected = run(images)
-    compiled = torch.compile(trunk, dynamic=False)
-    for faster, name in (
-        (_on_gpu(trunk, device, half=True), "in float16"),
-        (_on_gpu(compiled, device, half=True, multiple=GPU_BATCH), "compiled"),
-    ):
+    why = ""
+    for faster, name in _faster_ways(trunk, device, how):
         try:
             difference = float(np.abs(faster(images) - expected).max() / max(np.abs(expected).max(), 1e-12))
-        except Exception:  # whatever a compiler raises on code that it cannot compile
+        except Exception as error:  # whatever a compiler raises on code that it cannot compile, or where it is missing
+            why = f" ({first_line(error)})"
             break
         if not difference <= MAX_RELATIVE_DIFFERENCE:  # also catches NaN
             break
-        run, how = faster, name
-    return Engine(run, f"torch on the GPU, {how}", min(MAX_DECODERS, execution.num_threads), GPU_BATCH)
+        run, found = faster, name
+    if how not in (None, found):
+        raise UserError(
+            f"The GPU of {socket.gethostname()} runs the frozen network {found}, but cannot run it {how}, as another "
+            f"one does{why}: use GPUs of one kind, and the same software on all nodes."
+        )
+    callers = min(MAX_DECODERS, execution.num_threads)
+    return Engine(run, f"torch on the GPU, {found}", callers, GPU_BATCH, how=found)
+
+
+def _faster_ways(trunk: nn.Module, device: torch.device, how: HowOnGpu | None) -> Iterator[tuple[RunTrunk, HowOnGpu]]:
+    """Yield what runs a trunk faster than in float32, up to one way; what compiles takes seconds to import."""
+    if how != "in float32":
+        yield _on_gpu(trunk, device, half=True), "in float16"
+    if how in (None, "compiled"):
+        compiled = torch.compile(trunk, dynamic=False)
+        yield _on_gpu(compiled, device, half=True, multiple=GPU_BATCH), "compiled"
 
 
 def _on_gpu(

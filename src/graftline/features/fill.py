@@ -165,11 +165,10 @@ class CacheFill:
                 self._look_up()
             if (missing := sum(int((~placement.written).sum()) for placement in self._placements)) > 0:
                 announce(missing)
-                with counted("Running the frozen network once", missing) as advance:
-                    while not all(placement.written.all() for placement in self._placements):
-                        self._reserve(advance)
-                        self._compute(self._unwritten(), advance)
-                        self._look_up()
+                try:
+                    self._compute_all(missing)
+                finally:
+                    self._end_engine()  # before the upload, which may take long
                 self._push()
             opened: dict[int, Activations] = {}
             for wanted, placement, locks in zip(self._wanted, self._placements, self._locks, strict=True):
@@ -180,6 +179,19 @@ class CacheFill:
             for wanted in self._wanted:
                 self._store.remove_unwritten(wanted.table)
             raise
+
+    def _compute_all(self, missing: int) -> None:
+        """Compute and write what is missing, which is so many images, or wait until others have."""
+        with counted("Running the frozen network once", missing) as advance:
+            while not all(placement.written.all() for placement in self._placements):
+                self._reserve(advance)
+                self._compute(self._unwritten(), advance)
+                self._look_up()
+
+    def _end_engine(self) -> None:
+        """Let others have what the engine holds, as long as it does not run."""
+        if self._engine is not None:
+            self._engine.end()
 
     def _share(self, work: Callable[[SharedCache], None]) -> None:
         """Give work on the shared cache, if there is one; where that cannot be done, there is a warning."""
@@ -229,7 +241,7 @@ class CacheFill:
             if not (placement.part == NOWHERE).any():
                 continue
             if (dtype := wanted.table.dtype() or self._dtype) is None:
-                with wanted.table.deciding(on_wait=self._say_waiting):
+                with wanted.table.deciding(on_wait=self._before_waiting):
                     if (dtype := wanted.table.dtype()) is None:
                         self._decide(wanted, advance)
                         continue
@@ -264,7 +276,7 @@ class CacheFill:
         busy: list[_Shard] = []
         too_large = self._write(self._claim(shards, busy), advance)
         for shard in busy:  # one by one: who waits holds no claim
-            claim = shard.segment.claim(shard.number, on_wait=self._say_waiting)
+            claim = shard.segment.claim(shard.number, on_wait=self._before_waiting)
             too_large |= self._write([(shard, claim)], advance)
         if too_large:
             logger.warning("Some activations are too large for float16: they are computed again and kept as float32.")
@@ -336,7 +348,9 @@ class CacheFill:
         logger.info(f"The frozen network runs on {self._engine.runs_on}.")
         return self._engine
 
-    def _say_waiting(self) -> None:
+    def _before_waiting(self) -> None:
+        """Give the other process what the engine holds, as it may wait for the same GPUs; say once that we wait."""
+        self._end_engine()
         if not self._has_waited:
             logger.info("Another process computes these activations: waiting for it.")
         self._has_waited = True

@@ -3,16 +3,16 @@
 A batch has the images that it would have here, and the engine is the same, on one core: so are the activations, bit for
 bit, on processors of one kind.
 
-Letters: B batch, F numbers per image that the trunk gives, n images of a task.
+Letters: B batch, F numbers per image that the trunk gives.
 """
 
 import logging
 import tempfile
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from itertools import chain, groupby
+from itertools import accumulate, chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -52,24 +52,15 @@ def spread_over(ray_cluster: RayCluster, engine: Engine, exported: Path, width: 
         return homes.of(shard_url(request.samples.paths[0]) or "")
 
     def run_all(batches: Batches) -> Iterator[np.ndarray]:
-        parts = _in_tasks(batches)
-        if (first := next(parts, None)) is None:
+        batches = iter(batches)
+        if (first := next(batches, None)) is None:
             return
-        images, rows = first[0], first[1][0]
-        file = file_of(images.request.samples.paths[rows[0]])
-        ray_cluster.check_paths([] if file is None else [file])
-        sizes: deque[list[int]] = deque()
-        trunk = ray_cluster.share(content)
-
-        def tasks() -> Iterator[tuple[Any, ActivationRequest, list[int]]]:
-            for images, parts_of_task in chain([first], parts):
-                sizes.append([len(rows) for rows in parts_of_task])
-                yield trunk, _part(images.request, [row for rows in parts_of_task for row in rows]), sizes[-1]
-
-        ahead = _count_ahead(ray_cluster, images.request.samples.paths, width)
+        ahead = _count_ahead(ray_cluster, first[0].request.samples.paths, width)
         place = None if ahead is None else place_of
-        for activations in ray_cluster.map(compute, tasks(), place=place, ahead=ahead):
-            yield from np.split(activations, np.cumsum(sizes.popleft())[:-1])
+        trunk = ray_cluster.share(content)
+        tasks = ((trunk, *task) for task in tasks_of(ray_cluster, chain([first], batches)))
+        for activations in ray_cluster.map(compute, tasks, place=place, ahead=ahead):
+            yield from activations
 
     return replace(engine, runs_on=f"{engine.runs_on}, spread over {workers} workers of Ray", run_all=run_all)
 
@@ -92,12 +83,32 @@ def _count_ahead(ray_cluster: RayCluster, paths: Sequence[str], width: int) -> i
     return ahead if ahead * of_task * 4 * width <= AHEAD_BYTES else None
 
 
-def _in_tasks(batches: Batches) -> Iterator[tuple[ImageBatcher, list[Sequence[int]]]]:
-    """Yield several batches at a time, of the same request and, at a URL, of the same shard."""
-    for (images, _), group in groupby(batches, key=lambda one: (one[0], shard_url(_path(*one)))):
-        rows = (rows for _, rows in group)
-        while part := [one for _, one in zip(range(BATCHES), rows, strict=False)]:
-            yield images, part
+def tasks_of(
+    ray_cluster: RayCluster, batches: Batches, most: int | None = None
+) -> Iterator[tuple[ActivationRequest, list[int]]]:
+    """Yield a request for the images of several batches at a time, and how many each has.
+
+    They are of the same request and, at a URL, of the same shard.
+
+    Args:
+        ray_cluster: whose nodes need to see the first of the images.
+        batches: of images.
+        most: how many batches a task has at most; None: `BATCHES`, which is the most anyway where no URL is read.
+
+    Raises:
+        UserError: a node does not see the image.
+    """
+    is_checked = False
+    for (images, url), group in groupby(batches, key=lambda one: (one[0], shard_url(_path(*one)))):
+        parts = (rows for _, rows in group)
+        number = BATCHES if most is None else most if url is not None else min(most, BATCHES)
+        while some := list(islice(parts, number)):
+            request = _part(images.request, [row for rows in some for row in rows])
+            if not is_checked:
+                file = file_of(request.samples.paths[0])
+                ray_cluster.check_paths([] if file is None else [file])
+                is_checked = True
+            yield request, [len(rows) for rows in some]
 
 
 def _path(images: ImageBatcher, rows: Sequence[int]) -> str:
@@ -118,12 +129,17 @@ def _part(request: ActivationRequest, rows: Sequence[int]) -> ActivationRequest:
     return replace(request, samples=samples, key={})
 
 
-def compute(trunk: bytes, request: ActivationRequest, sizes: Sequence[int]) -> np.ndarray:
-    """Return the activations (n, F) float32 of a request, computed in batches of some sizes; runs on a worker."""
-    session, images = _session(trunk), ImageBatcher(request)
-    ends = np.cumsum(sizes)
-    parts = [range(end - size, end) for end, size in zip(ends.tolist(), sizes, strict=True)]
-    return np.concatenate([session.run(None, {"image": images(rows).numpy()})[0] for rows in parts])
+def batches_of(request: ActivationRequest, sizes: Sequence[int]) -> Iterator[tuple[ImageBatcher, range]]:
+    """Yield the batches of some sizes into which a request is divided."""
+    images = ImageBatcher(request)
+    for end, size in zip(accumulate(sizes), sizes, strict=True):
+        yield images, range(end - size, end)
+
+
+def compute(trunk: bytes, request: ActivationRequest, sizes: Sequence[int]) -> list[np.ndarray]:
+    """Return the activations (B, F) float32 of each batch of a request; runs on a worker."""
+    session = _session(trunk)
+    return [session.run(None, {"image": images(rows).numpy()})[0] for images, rows in batches_of(request, sizes)]
 
 
 @lru_cache(maxsize=1)

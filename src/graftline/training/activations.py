@@ -13,6 +13,7 @@ from graftline.features.cache import ActivationRequest, Activations
 from graftline.features.cut import Cut
 from graftline.features.engine import Engine, make_engine
 from graftline.features.key import trunk_key, view_key
+from graftline.features.remote_gpus import find_gpus, spread_over_gpus
 from graftline.features.remote_pass import spread_over
 from graftline.freezing.plan import FreezePlan, depth_in_words
 from graftline.ray_cluster import RayCluster
@@ -65,6 +66,8 @@ def engine_maker(setup: PassSetup, plan: FreezePlan, parts: Cut) -> Callable[[Te
         execution = replace(execution, threads=max(1, execution.num_threads // execution.local_world_size))
 
     def make(images: Tensor) -> Engine:
+        if isinstance(setup.cluster, RayCluster) and (gpus := find_gpus(setup.cluster, execution)) is not None:
+            return spread_over_gpus(setup.cluster, gpus, parts.trunk, images, parts.width)
         engine = make_engine(parts.trunk, exported, images, execution)
         if not isinstance(setup.cluster, RayCluster):
             return engine

@@ -96,7 +96,7 @@ def check_trainer(make_trainer: MakeTrainer) -> Execution:
         raise UserError(f"Trainer.gradient_clip_val is {trainer.gradient_clip_val}, it must be at least 0.")
     if trainer.accumulate_grad_batches < 1:
         raise UserError(f"Trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, it must be at least 1.")
-    return _execution(trainer)
+    return _execution(make_trainer, trainer)
 
 
 def check_spread(make_trainer: MakeTrainer, cluster: NoCluster | RayCluster) -> None:
@@ -135,7 +135,7 @@ def _check_arguments(arguments: Mapping[str, Any]) -> None:
 
 def make_execution(make_trainer: MakeTrainer) -> Execution:
     """Return where this process of a training runs; the first one gets it from ``check_trainer``."""
-    return _execution(_make(with_launch(make_trainer, current_launch())))
+    return _execution(make_trainer, _make(with_launch(make_trainer, current_launch())))
 
 
 def own_epochs(make_trainer: MakeTrainer) -> int | None:
@@ -170,9 +170,15 @@ def _make(make_trainer: MakeTrainer) -> pl.Trainer:
         ) from error
 
 
-def _execution(trainer: pl.Trainer) -> Execution:
-    device, precision = str(trainer.strategy.root_device), str(trainer.precision)
-    return Execution(device, precision, trainer.global_rank, trainer.world_size, trainer.num_nodes)
+def _execution(make_trainer: MakeTrainer, trainer: pl.Trainer) -> Execution:
+    return Execution(
+        device=str(trainer.strategy.root_device),
+        precision=str(trainer.precision),
+        rank=trainer.global_rank,
+        world_size=trainer.world_size,
+        num_nodes=trainer.num_nodes,
+        cpu_only=getattr(make_trainer, "keywords", {}).get("accelerator") == "cpu",
+    )
 
 
 def check_optimizer(optimizer: Optimizer) -> None:
