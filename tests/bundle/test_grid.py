@@ -95,7 +95,7 @@ def test_logits_of_many_images_are_kept_once(member: Predictor, pictures: list[n
     )
     with largest_memory() as held:
         found = grid(many, crops=("1",)).logits(10 * pictures, batch_size=4)
-    assert held[0] < 1.5 * found.nbytes
+    assert held[0] < 1.8 * found.nbytes, "twice as much where they were joined"
     own = grid(member, crops=("1",))
     np.testing.assert_array_equal(own.logits(iter(pictures), 2), own.logits(pictures, 2))
 
