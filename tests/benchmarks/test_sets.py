@@ -1,13 +1,15 @@
 """The sets of the accuracy benchmark: the same on each machine, each image once, and split as they say."""
 
+import zipfile
 from collections import Counter
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
+from PIL import Image
 
-from benchmarks.accuracy.sets import characters, digits, letters, textures, textures9
+from benchmarks.accuracy.sets import characters, digits, drawings, letters, textures, textures9
 from benchmarks.accuracy.sets.draw import draw_some, draw_splits
 from benchmarks.accuracy.sets.folders import DIGEST, Sample, digest, without_copies, write
 from graftline.data.ingest import Ingest
@@ -100,3 +102,17 @@ def test_graftline_takes_a_written_set_as_it_is(tmp_path: Path) -> None:
     version = Ingest(None, str(tmp_path / "zeros"), Folder(), Split(), directory=str(tmp_path / "data")).run().version
     kept = without_copies(samples)
     assert Counter(version.table()["split"]) == Counter(sample.split for sample in kept)
+
+
+def test_surfaces_are_pictures_of_subjects_with_enough_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    with zipfile.ZipFile(tmp_path / "textures.pk3", "w") as archive:
+        names = [f"tex_{subject}/{number}.png" for subject in ("doors", "misc") for number in range(12)]
+        names += ["tex_lights/few.png"] + [f"tex_doors/{number}_nm.png" for number in range(12)]
+        for name in names:
+            with archive.open(f"textures/{name}", "w") as stream:
+                Image.fromarray(generator.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(stream, "PNG")
+    monkeypatch.setattr(drawings, "SURFACES", tmp_path / "textures.pk3")
+    samples = list(drawings.surfaces())
+    assert Counter(sample.label for sample in samples) == {"doors": 12}
+    assert Counter(sample.split for sample in samples) == {"train": 7, "test": 4, "validation": 1}

@@ -18,4 +18,6 @@ SETS: dict[str, Callable[[], Iterable[Sample]]] = {
     "textures9": textures9.samples,
     "clipart": drawings.clipart,
     "stamps": drawings.stamps,
+    "icons": drawings.icons,
+    "surfaces": drawings.surfaces,
 }
