@@ -55,6 +55,7 @@ class Change:
     Attributes:
         key: that asks `make train` for it, or ``none``.
         learning_rate: None: the freeze rule's own.
+        weight_decay: AdamW's.
         batchnorm: what happens to BatchNorm's statistics.
         drop_path_rate: stochastic depth.
         head: what the head reads.
@@ -64,6 +65,7 @@ class Change:
 
     key: str
     learning_rate: float | None = None
+    weight_decay: float = 0.05
     batchnorm: BatchNormChoice = "auto"
     drop_path_rate: float = 0.0
     head: Literal["last", "stages"] = "last"
@@ -81,6 +83,9 @@ CHANGES = (
     Change("backbone.drop_path_rate=0.2", drop_path_rate=0.2),
     Change("train.layer_decay=0.8", recipe={"layer_decay": 0.8}),
     Change("train.ema_decay=0.99", recipe={"ema_decay": 0.99}),
+    Change("train.batch_size=64", recipe={"batch_size": 64}),
+    Change("optim.weight_decay=0", weight_decay=0.0),
+    Change("optim.weight_decay=0.2", weight_decay=0.2),
     Change("freeze=names freeze.frozen=[*conv*]", frozen=["*conv*"]),
     Change("freeze=names freeze.frozen=[*conv*] optim.lr=0.01", learning_rate=0.01, frozen=["*conv*"]),
     Change("backbone.head=stages", head="stages"),
@@ -134,7 +139,7 @@ def train(change: Change, version: DatasetVersion, work: Work, seed: int, folder
         policy=Policy("none", None, {}),
         features=Features(directory=str(folder / "cache")),
         recipe=Recipe(**change.recipe),
-        optimizer=functools.partial(torch.optim.AdamW, lr=None, weight_decay=0.05),  # type: ignore[arg-type]  # the plan's
+        optimizer=functools.partial(torch.optim.AdamW, lr=None, weight_decay=change.weight_decay),  # type: ignore[arg-type]  # the plan's
         schedule=warmup_cosine,
         make_trainer=functools.partial(pl.Trainer, accelerator="cpu", devices=1, gradient_clip_val=1.0),
         execution=Execution(),

@@ -34,4 +34,5 @@ def test_a_change_is_what_its_key_asks_for(change: Change) -> None:
     assert stage.backbone.head == change.head
     assert stage.train == replace(plain.train, **change.recipe)
     assert stage.optim.keywords["lr"] == change.learning_rate
+    assert stage.optim.keywords["weight_decay"] == change.weight_decay
     assert list(getattr(stage.freeze, "frozen", ())) == list(change.frozen)

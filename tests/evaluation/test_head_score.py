@@ -8,6 +8,7 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from graftline.errors import UserError
 from graftline.evaluation import head_score
 from graftline.evaluation.head_score import INTERCEPT, fit_head, losses_of, out_of_fold, score_head
 
@@ -107,3 +108,12 @@ def test_what_knows_nothing_is_no_better_than_the_first_class() -> None:
     labels = np.arange(40) % NUM_CLASSES
     score = score_head(np.zeros((40, 60)), labels, NUM_CLASSES, np.zeros(40, np.int64))
     assert score.accuracy == 1 / NUM_CLASSES
+
+
+def test_activations_that_are_no_numbers_are_told() -> None:
+    activations = np.random.default_rng(0).normal(size=(40, 3))
+    activations[[3, 5], 1] = np.nan, np.inf
+    labels, folds = np.arange(40) % 2, np.arange(40) % 4
+    for score in (score_head, fit_head):
+        with pytest.raises(UserError, match="activations of 2 of 40 images are infinite or no numbers"):
+            score(activations, labels, 2, folds)

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from scipy.linalg import solve
 from scipy.optimize import minimize_scalar
 
+from graftline.errors import UserError
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -122,12 +124,15 @@ def score_head(
     """Score a head on activations (N, F), each image by a fit without the images of its fold.
 
     Args:
-        activations: (N, F), finite.
+        activations: (N, F).
         labels: (N,) from 0 to K - 1.
         num_classes: K.
         folds: (N,) the fold of each image, at least two different ones.
         weights: (K,) how many times as frequent each class is where the score is to hold, with mean 1 over the images;
             None: as frequent as here.
+
+    Raises:
+        UserError: some activations are infinite or no numbers.
     """
     given = out_of_fold(activations, labels, num_classes, folds)
     weights = np.ones(num_classes) if weights is None else weights
@@ -144,11 +149,19 @@ def out_of_fold(activations: npt.ArrayLike, labels: Ints, num_classes: int, fold
     log loss.
 
     Args:
-        activations: (N, F), finite.
+        activations: (N, F).
         labels: (N,) from 0 to K - 1.
         num_classes: K.
         folds: (N,) the fold of each image, at least two different ones.
+
+    Raises:
+        UserError: some activations are infinite or no numbers.
     """
+    if broken := int((~np.isfinite(activations).all(axis=1)).sum()):
+        raise UserError(
+            f"The network's activations of {broken:,} of {len(labels):,} images are infinite or no numbers: its "
+            "weights are damaged, or were made for images that are normalized in another way"
+        )
     inputs = _standardize(activations, *_statistics(activations))
     targets = np.eye(num_classes)[labels]  # (N, K)
     fold_equations = _equations_by_image if len(inputs) <= inputs.shape[1] else _equations_by_number
@@ -169,10 +182,13 @@ def fit_head(activations: npt.ArrayLike, labels: Ints, num_classes: int, folds: 
     """Fit a head to activations (N, F); the strength of its penalty and its sureness are chosen by the folds.
 
     Args:
-        activations: (N, F), finite.
+        activations: (N, F).
         labels: (N,) from 0 to K - 1.
         num_classes: K.
         folds: (N,) the fold of each image, at least two different ones.
+
+    Raises:
+        UserError: some activations are infinite or no numbers.
     """
     chosen = out_of_fold(activations, labels, num_classes, folds)
     mean, scale = _statistics(activations)

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from graftline.data.folds import assign_folds
 from graftline.data.version import DatasetVersion, Samples
 from graftline.errors import UserError, first_line
-from graftline.evaluation.head_score import Floats, Ints, score_head
+from graftline.evaluation.head_score import Floats, HeadScore, Ints, score_head
 from graftline.evaluation.subset import class_weights, stratified_order, warn_of_one_group, with_rare_first
 from graftline.features.cache import CacheFullError
 from graftline.features.cut import UncuttableError
@@ -134,14 +135,12 @@ class HeadRounds:
                     contestant = self._built.pop(candidate.name, None) or BuiltCandidate.of(candidate, self._setup)
                     samples = self._images.samples.take(np.arange(images))
                     activations = contestant.activations(samples)
+                    before = self._ledger.now
+                    score = self._score_head(activations, samples.labels)
                 except (UncuttableError, CacheFullError, UserError) as error:
                     self._history.outcomes[candidate.name] = f"not tried: {first_line(error)}"
                     logger.warning(f"{candidate.name} is left out: {first_line(error)}.")
                     return None
-                folds = assign_folds(samples.labels, self._images.groups[:images])
-                before = self._ledger.now
-                weights = self._images.weights(samples.labels)
-                score = score_head(activations, samples.labels, self._images.num_classes, folds, weights)
                 self._head_seconds = (self._ledger.now - before) / images
             scored = ScoredCandidate(candidate, images, score, self._ledger.now - start, self._ledger.now)
             self._history.add(scored)  # before the file is there: what is seen there counts
@@ -149,6 +148,11 @@ class HeadRounds:
         else:
             self._history.add(scored)
         return scored
+
+    def _score_head(self, activations: npt.NDArray[np.floating], labels: Ints) -> HeadScore:
+        """Score a head on the activations (N, F) of the first N images, as if classes were as frequent as in all."""
+        folds = assign_folds(labels, self._images.groups[: len(labels)])
+        return score_head(activations, labels, self._images.num_classes, folds, self._images.weights(labels))
 
     def _is_too_late(self, candidates: Sequence[Candidate], images: int, until: float) -> bool:
         """Tell whether scores would not be there in time; those on disk are read in no time."""
