@@ -17,17 +17,17 @@ _VALIDATION = 1 / 6  # of the images that are not for the test
 
 def samples(count: int) -> Iterator[Sample]:
     """Yield ``count`` of the 60,000 training images, one sixth of them for validation, and all 10,000 for the test."""
-    pixels, labels = _read("train")
+    pixels, labels = read_part("train")
     rows = draw_some(labels, count)
     splits = draw_splits(labels[rows], {"train": 1 - _VALIDATION, "validation": _VALIDATION})
     for row, split in zip(rows, splits, strict=True):
         yield Sample(split, CLASS_NAMES[labels[row]], f"train{row:05}", pixels[row])
-    pixels, labels = _read("t10k")
+    pixels, labels = read_part("t10k")
     for row, label in enumerate(labels):
         yield Sample("test", CLASS_NAMES[label], f"test{row:05}", pixels[row])
 
 
-def _read(part: str) -> tuple[Pixels, npt.NDArray[np.uint8]]:
+def read_part(part: str) -> tuple[Pixels, npt.NDArray[np.uint8]]:
     """Return images (N, 28, 28) and labels (N,)."""
     try:
         images = gzip.decompress((FOLDER / f"{part}-images-idx3-ubyte.gz").read_bytes())
