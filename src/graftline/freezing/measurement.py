@@ -72,7 +72,7 @@ class Difference:
 
     def text(self) -> str:
         """Return it as people read it."""
-        return f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
+        return f"{self.value:+z.3f} ({self.low:+z.3f} to {self.high:+z.3f})"
 
 
 @dataclass(frozen=True, eq=False)
