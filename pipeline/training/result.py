@@ -235,11 +235,16 @@ def _training(outcome: TrainOutcome) -> Training:
     return Training(history.epochs, history.best, sentences, pictures)
 
 
+def accuracy_in_words(scores: Mapping[str, Interval]) -> str:
+    """Return the accuracy on the test images with its interval, for the table at the end of a stage."""
+    if (accuracy := scores.get("accuracy")) is None:
+        return "none, there are no test images"
+    return f"{format_score('accuracy', accuracy.value)} ({format_interval('accuracy', accuracy)})"
+
+
 def summarize(outcome: TrainOutcome, run_id: str, run_url: str | None, model_uri: str | None) -> TrainResult:
     """Return what goes into ``result.json`` and into the table at the end."""
-    history, tested = outcome.trained.history, "none, there are no test images"
-    if (accuracy := outcome.scores.get("accuracy")) is not None:
-        tested = f"{format_score('accuracy', accuracy.value)} ({format_interval('accuracy', accuracy)})"
+    history = outcome.trained.history
     return TrainResult(
         run_id=run_id,
         model_uri=model_uri,
@@ -258,7 +263,7 @@ def summarize(outcome: TrainOutcome, run_id: str, run_url: str | None, model_uri
         },
         metrics=metrics_json(outcome.scores),
         table=[
-            ("test accuracy", tested),
+            ("test accuracy", accuracy_in_words(outcome.scores)),
             ("run", run_url or run_id),
             ("model", model_uri or "not in the registry"),
             ("report", os.path.relpath(outcome.files.path / "report.html")),
