@@ -338,7 +338,7 @@ class MakeEnsemble(Train):
             return outcome
         result, rows = self._score(predictor, members, selection, version)
         outcome = replace(outcome, result=result, rows=rows)
-        print_scores(result.scores, f"{version.name}: test split")
+        print_scores(result, f"{version.name}: test split")
         say(outcome.gain)
         write_evaluation(result, files.test)
         return replace(outcome, beyond=look_beyond(result, version, files.test, self.evaluation, self.tracking))

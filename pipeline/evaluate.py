@@ -127,7 +127,7 @@ class Evaluate:
                 known_from="" if logged is None else str(logged),
             )
             result = result.of_split(self.split or split)
-            print_scores(result.scores, f"{version.name}: {result.predictions.split_in_words}")
+            print_scores(result, f"{version.name}: {result.predictions.split_in_words}")
             write_evaluation(result, directory)
             slices = write_slices(result.predictions, version, directory)
             report = self._write_report(result, predictor, bundle, version, directory, slices, run.id, seen)

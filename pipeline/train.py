@@ -383,5 +383,5 @@ class Train:
         logits = None if source is None else source.logits("test")
         known = None if logits is None else predictor.calibration.apply(logits)
         result = self.evaluation.run(predictor, setup.version, known_logits=known)
-        print_scores(result.scores, f"{setup.version.name}: test split")
+        print_scores(result, f"{setup.version.name}: test split")
         return result

@@ -1,7 +1,7 @@
 """The runs that were asked for, one after the other, and several of them side by side."""
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -123,14 +123,14 @@ def _run_each(jobs: Sequence[ComposedStage], ray_cluster: RayCluster | None) -> 
     """Run jobs, here one by one or spread over a cluster; yields the number and exit code of each that has ended."""
     if ray_cluster is None:
         for number, job in enumerate(jobs):
-            say(f"\nRun {job.directory.name}: {' '.join(job.overrides)}")
+            say(f"\nRun {job.directory.name}: {' '.join(_plain(job.overrides))}")
             yield number, attempt(job).code
         return
     say(f"Spread over Ray, {ray_cluster.slots().number} at a time; each says what it does in its own log.txt.")
     with shown("Runs", [f"Run {job.directory.name}" for job in jobs]) as board:
         for number, outcome in run_spread(jobs, ray_cluster, board):
             job = jobs[number]
-            say(f"Run {job.directory.name}: {' '.join(job.overrides)}: {_in_words(outcome, job.directory)}")
+            say(f"Run {job.directory.name}: {' '.join(_plain(job.overrides))}: {_in_words(outcome, job.directory)}")
             yield number, outcome.code
 
 
@@ -147,7 +147,12 @@ def _in_words(outcome: Outcome, directory: Path) -> str:
 def _differing(jobs: Sequence[ComposedStage]) -> list[list[str]]:
     """Return for each job those of its overrides that not all of them have, in the order typed."""
     common = set.intersection(*(set(job.overrides) for job in jobs))
-    return [[one.lstrip("+") for one in job.overrides if one not in common] for job in jobs]
+    return [_plain(one for one in job.overrides if one not in common) for job in jobs]
+
+
+def _plain(overrides: Iterable[str]) -> list[str]:
+    """Return overrides without the signs that Hydra wants before keys of its files' targets."""
+    return [one.lstrip("+") for one in overrides]
 
 
 def _name(job: ComposedStage, own: Sequence[str]) -> str:

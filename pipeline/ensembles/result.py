@@ -19,7 +19,7 @@ from graftline.pipeline.program import program
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.runs.missing import Known, missing_of_ensemble
 from graftline.pipeline.runs.stage_summaries import find_summaries
-from graftline.pipeline.training.result import MOST_PROBABLE_ANSWER, NOT_TESTED, TrainResult
+from graftline.pipeline.training.result import MOST_PROBABLE_ANSWER, NOT_TESTED, TrainResult, accuracy_in_words
 from graftline.report.content import Calibrated, MembersAndCrops, Report
 from graftline.report.grid_tables import crops_in_words, sentence
 from graftline.report.notebook import ScoresTable
@@ -203,6 +203,7 @@ def summarize_ensemble(
         },
         metrics=metrics_json(outcome.scores),
         table=[
+            ("test accuracy", accuracy_in_words(outcome.scores)),
             ("ensemble", os.path.relpath(outcome.files.bundle)),
             ("run", run_url or run_id),
             ("model", model_uri or "not in the registry"),

@@ -170,7 +170,7 @@ def _cells(history: SearchHistory, candidate: Candidate, chosen: Candidate) -> t
 
 def _against(history: SearchHistory, candidate: Candidate, chosen: Candidate, depth: Depth) -> str:
     more = history.difference(candidate.name, chosen.name, depth)
-    return "" if more is None or candidate is chosen else f"{more.low:+.3f} to {more.high:+.3f}"
+    return "" if more is None or candidate is chosen else f"{more.low:+z.3f} to {more.high:+z.3f}"
 
 
 def _print_whole(history: SearchHistory, chosen: Candidate) -> None:

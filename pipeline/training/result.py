@@ -140,7 +140,7 @@ def print_measurement(measurement: DepthMeasurement) -> None:
     """Print the boundaries that were tried in a table, and why no deeper one was."""
     chosen = measurement.chosen
     print_table(
-        f"Log loss on {measurement.judged_by}, and 95 % interval beyond the chosen",
+        f"Log loss on {measurement.judged_by}; 95 % interval beyond the chosen",
         ("trained from", "parameters", "images", "accuracy", "log loss", "difference", "seconds"),
         (
             (
@@ -149,8 +149,8 @@ def print_measurement(measurement: DepthMeasurement) -> None:
                 f"{row.images:,}",
                 f"{row.accuracy:.3f}",
                 f"{row.log_loss:.3f}",
-                "chosen" if row is chosen else f"{row.more_log_loss.low:+.3f} to {row.more_log_loss.high:+.3f}",
-                f"{row.pass_seconds + row.fit_seconds:.1f}{'' if row.cached else ', live'}",
+                "chosen" if row is chosen else f"{row.more_log_loss.low:+z.3f} to {row.more_log_loss.high:+z.3f}",
+                f"{row.pass_seconds + row.fit_seconds:.1f}",
             )
             for row in measurement.rows
         ),
@@ -164,9 +164,9 @@ def print_policy_choice(choice: PolicyChoice) -> None:
         (
             row.name,
             f"{row.images:,}",
-            f"{100 * row.lost.value:.0f} % ({100 * row.lost.low:.0f} to {100 * row.lost.high:.0f} %)",
-            f"{row.log_loss.value:+.3f}",
-            f"{row.accuracy.value:+.3f}",
+            f"{100 * row.lost.value:z.0f} % ({100 * row.lost.low:z.0f} to {100 * row.lost.high:z.0f} %)",
+            f"{row.log_loss.value:+z.3f}",
+            f"{row.accuracy.value:+z.3f}",
             "used" if row.kept else "left out",
         )
         for row in choice.rows
@@ -235,11 +235,16 @@ def _training(outcome: TrainOutcome) -> Training:
     return Training(history.epochs, history.best, sentences, pictures)
 
 
+def accuracy_in_words(scores: Mapping[str, Interval]) -> str:
+    """Return the accuracy on the test images with its interval, for the table at the end of a stage."""
+    if (accuracy := scores.get("accuracy")) is None:
+        return "none, there are no test images"
+    return f"{format_score('accuracy', accuracy.value)} ({format_interval('accuracy', accuracy)})"
+
+
 def summarize(outcome: TrainOutcome, run_id: str, run_url: str | None, model_uri: str | None) -> TrainResult:
     """Return what goes into ``result.json`` and into the table at the end."""
-    history, tested = outcome.trained.history, "none, there are no test images"
-    if (accuracy := outcome.scores.get("accuracy")) is not None:
-        tested = f"{format_score('accuracy', accuracy.value)} ({format_interval('accuracy', accuracy)})"
+    history = outcome.trained.history
     return TrainResult(
         run_id=run_id,
         model_uri=model_uri,
@@ -258,7 +263,7 @@ def summarize(outcome: TrainOutcome, run_id: str, run_url: str | None, model_uri
         },
         metrics=metrics_json(outcome.scores),
         table=[
-            ("test accuracy", tested),
+            ("test accuracy", accuracy_in_words(outcome.scores)),
             ("run", run_url or run_id),
             ("model", model_uri or "not in the registry"),
             ("report", os.path.relpath(outcome.files.path / "report.html")),

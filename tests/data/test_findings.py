@@ -1,6 +1,7 @@
 """What an ingest finds is told in few lines: kinds of contents, lost classes, files that are not there."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,42 @@ def test_names_that_differ_in_capitals_only_are_told(tmp_path: Path, make_folder
     result = ingest(tmp_path, make_folder(tmp_path / "shoes", Boots=9, boots=9, Clogs=9))
     assert [(f.kind, f.path) for f in result.findings] == [("similar_names", "boots")]
     assert "Boots" in result.findings[0].detail
+
+
+def test_a_name_that_stands_for_no_label_is_told(tmp_path: Path, make_folder: Any) -> None:
+    root = make_folder(tmp_path / "pets", cat=9, dog=9)
+    rows = [(f"{label}/{number:03}.png", label if number else "NaN") for label in ("cat", "dog") for number in range(9)]
+    pd.DataFrame(rows, columns=["path", "label"]).to_csv(root / "t.csv", index=False)
+    found = {finding.kind: finding for finding in ingest(tmp_path, root / "t.csv", Table()).findings}
+    assert found["placeholder"].path == "NaN"
+    assert "of 2; leave the label empty" in found["placeholder"].detail
+
+
+def test_a_file_with_two_labels_is_told_by_these(
+    tmp_path: Path, make_folder: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_folder(tmp_path / "pets", cat=9, dog=9)
+    rows = [(f"{label}/{number:03}.png", label) for label in ("cat", "dog") for number in range(9)]
+    rows += [(f"cat/{number:03}.png", "dog") for number in range(3)]
+    pd.DataFrame(rows, columns=["path", "label"]).to_csv(root / "t.csv", index=False)
+    ingest(tmp_path, root / "t.csv", Table())
+    assert "left out; listed as cat, listed as dog (first: " in capsys.readouterr().out
+
+
+def test_classes_that_come_and_go_are_named(
+    tmp_path: Path, make_folder: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_folder(tmp_path / "pets", cat=9, dog=9, cow=9)
+    before = ingest(tmp_path, root).version.digest
+    shutil.rmtree(root / "cow")
+    make_folder(root, first_seed=50, owl=9)
+    assert "Classes" not in capsys.readouterr().out
+    ingest(tmp_path, root)
+    told = capsys.readouterr().out
+    assert f"Classes that are new since version {before}: “owl”." in told
+    assert f"Classes of version {before} of which no image is left: “cow”." in told
+    ingest(tmp_path, root)
+    assert "Classes" not in capsys.readouterr().out
 
 
 def test_an_image_that_is_listed_in_two_splits_is_in_one(tmp_path: Path, make_folder: Any) -> None:

@@ -224,3 +224,26 @@ def test_files_that_are_not_there_are_told_in_one_sentence(tmp_path: Path, liste
     make(tmp_path, "img/1.png", "img/2.png", *(f"{side}/{name}.png" for side in ("left", "right") for name in "34"))
     with pytest.raises(UserError, match=f"2 of 2 files that .* are not there.*{message}"):
         read(tmp_path, "path,label\n" + "".join(f"{path},x\n" for path in listed))
+
+
+def test_measured_numbers_are_no_classes(root: Path) -> None:
+    def table(*labels: object) -> str:
+        return "path;label\n" + "".join(f"a.png;{label}\n" for label in labels)
+
+    message = r"has 10 numbers as labels \(0.1\), .*: write a class into that column"
+    with pytest.raises(UserError, match=message):
+        read(root, table(0.1, "1e-3", *range(8)))
+    with pytest.raises(UserError, match=message):
+        read(root, table("0,1", *range(9)))
+    for labels in (range(10), [0.1, *range(8)], [0.1, *range(9)] * 2, [0.1, "x", *range(9)]):
+        assert read(root, table(*labels))["label"].tolist() == [str(label) for label in labels]
+
+
+def test_whole_numbers_that_pandas_wrote_beside_an_empty_cell_have_no_point(root: Path) -> None:
+    assert read(root, "path,label\na.png,3.0\nb.png,\nc.png,-10.0\n")["label"].dropna().tolist() == ["3", "-10"]
+    assert read(root, "path,label\na.png,3.0\nb.png,3.5\nc.png,3.0\n")["label"].tolist() == ["3.0", "3.5", "3.0"]
+
+
+def test_all_unknown_splits_are_named(root: Path) -> None:
+    with pytest.raises(UserError, match="has the split 'hold-out', 'tune': use train"):
+        read(root, "path,label,split\na.png,x,train\nb.png,y,hold-out\nc.png,y,tune\n")

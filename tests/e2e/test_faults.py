@@ -189,6 +189,7 @@ def test_several_values_are_several_runs_under_one_parent(workplace: Workplace, 
     assert {"0", "1"} <= {path.name for path in directory.iterdir()}
     log = (directory / "log.txt").read_text()
     assert "Run 1: " in log
+    assert "++" not in log, "a sign of Hydra's"
     assert "train loss" not in log, "which each run's own log has"
     table = log[log.rindex("2 runs") :].splitlines()
     assert [line.split()[:2] for line in table[2:4]] == [["0", "seed=0"], ["1", "seed=1"]]

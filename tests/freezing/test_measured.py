@@ -294,6 +294,16 @@ def test_it_comes_back_from_json_and_is_printed(deeper: FreezeDecision) -> None:
         "stages.3",
     ]
     assert lines[-1] == "The best trial goes on."
+    live = [replace(row, cached=False, trained_parameters=3_319_347, pass_seconds=293.0) for row in measured(deeper).rows]
+    with console.capture() as capture:
+        print_measurement(replace(measured(deeper), rows=tuple(live)))
+    assert len(capture.get().splitlines()) == 2 + len(live) + 1, "a line for each, in 80 columns"
+
+
+def test_a_head_that_nothing_was_tried_beside_is_told_as_such(deeper: FreezeDecision) -> None:
+    why, (head, *_) = "the time does not allow for a trial", measured(deeper).rows
+    alone = replace(measured(deeper), rows=(head,), chosen_row=0, stopped=why)
+    assert alone.sentence == f"{why}, validation log loss {head.log_loss:.3f} with the head alone"
 
 
 @pytest.mark.parametrize(

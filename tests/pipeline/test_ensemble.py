@@ -64,6 +64,7 @@ def test_members_differ_by_network_then_seed_and_are_averaged(made: EnsembleResu
     assert not np.allclose(alone[0], alone[2])  # another seed
     found = (ensemble.predict(samples.paths).argmax(axis=1) == samples.labels).mean()
     assert made.metrics["accuracy"]["value"] == pytest.approx(found)
+    assert dict(made.table)["test accuracy"].startswith(f"{100 * found:.1f} % (")
     assert [row.crops for row in made.rows] == ["1", "mirror"]
 
 

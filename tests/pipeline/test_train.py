@@ -139,7 +139,7 @@ def test_a_class_without_validation_images_is_told_before_the_training(
     said = " ".join(capsys.readouterr().out.split())
     told = "There is no validation image of “green”, so that what those images decide"
     assert 0 < said.index(told) < said.index("Run "), "before anything is trained"
-    assert "draw a new split with data.parent=none" in said
+    assert "where the source gives no splits, draw them anew with data.parent=none" in said
 
 
 def test_batches_of_one_image_are_refused_before_images_are_read(train: list[str], tmp_path: Path) -> None:

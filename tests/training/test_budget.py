@@ -327,6 +327,18 @@ def test_live_rounds_are_planned_with_the_decoding_of_their_images(
     assert planned(kept).epochs == pytest.approx(8.2 / (36 * 0.01 + 12 * 0.01 / 3), abs=1.5)
 
 
+def test_a_resume_has_the_epochs_that_are_left_however_much_time_there_is(make_setup: MakeSetup) -> None:
+    setup = make_setup()
+    plan = plan_from_depth(setup.graft.network, 0, "it pays", epochs=5)
+    own = replace(setup, make_trainer=functools.partial(setup.make_trainer, max_epochs=7))
+
+    def planned(setup: TrainingSetup, seconds: float, done: int) -> int:
+        return cut_to_deadline(setup, plan, time.monotonic() + seconds, 0.001, done=done).epochs
+
+    assert [planned(own, 10_000, done) for done in (0, 4, 7, 9)] == [7, 7, 7, 9]
+    assert [planned(setup, 10_000, done) for done in (0, 20)] == [MOST_DEEP_EPOCHS, MOST_DEEP_EPOCHS]
+
+
 def test_a_plan_of_many_epochs_keeps_them_where_there_is_time(make_setup: MakeSetup) -> None:
     setup = make_setup()
     plan = plan_from_depth(setup.graft.network, 0, "the weights are random", epochs=60)

@@ -77,6 +77,22 @@ def test_a_label_that_weighs_nothing_teaches_nothing_where_images_are_mixed() ->
     assert not _mixed_gradient([0, 1], [0.0, 0.0], use_sample_weights=True).any()
 
 
+def test_all_but_the_last_of_an_odd_number_of_images_are_mixed() -> None:
+    """As a last batch has them, or each one where there are fewer training images than a step takes."""
+    images, labels, weights = torch.randn(5, FEATURES), torch.tensor([0, 1, 2, 1, 1]), torch.ones(5)
+    mixer = Recipe(mixup_alpha=1.0).mixer(CLASSES)
+    assert mixer is not None
+    mixed, soft, _ = _module(_head(), mixer=mixer)._mixed(mixer, images.clone(), labels, weights)
+    assert (mixed != images).any(dim=1).tolist() == [True] * 4 + [False]
+    plain = torch.nn.functional.one_hot(labels, CLASSES)
+    assert (soft != plain).any(dim=1).tolist() == [True] * 4 + [False]
+    seen = list[torch.Tensor]()
+    module = _module(_head(), mixer=mixer)
+    module.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    module.training_step({"image": images.clone(), "label": labels, "weight": weights, "index": labels}, 0)
+    assert (seen[0] != images).any(dim=1).tolist() == [True] * 4 + [False]
+
+
 @pytest.mark.parametrize("weights", [None, [0.5, 1.0, 4.0]])
 def test_mixed_labels_are_smoothed_as_timm_does_and_weighed_by_their_classes(weights: list[float] | None) -> None:
     class_weights = None if weights is None else torch.tensor(weights)

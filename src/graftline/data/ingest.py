@@ -17,7 +17,7 @@ from graftline.data.decoding import MAX_PIXELS, PLAIN, DecodeSettings, Decoding
 from graftline.data.findings import FINDINGS_FILE, Finding, log_findings, write_findings
 from graftline.data.listing import Listing
 from graftline.data.manifest import digest_splits
-from graftline.data.overview import log_version, warn_of_other_images
+from graftline.data.overview import log_classes, log_version, warn_of_other_images
 from graftline.data.percentiles import with_range
 from graftline.data.readers import missing_modules
 from graftline.data.references import find_url
@@ -323,6 +323,8 @@ class Ingest:
         (folder / FINDINGS_FILE).unlink(missing_ok=True)  # of an ingest that failed
         log_findings(findings, version.directory / FINDINGS_FILE)
         log_version(version, is_new)
+        if is_new and listing.parent is not None:
+            log_classes(version, listing.parent)
         return IngestResult(version, findings, is_new)
 
     def find_parent(self) -> DatasetVersion | None:

@@ -8,6 +8,7 @@ import pandas as pd
 from graftline.console import format_table
 from graftline.data.manifest import SPLITS
 from graftline.data.version import DatasetVersion
+from graftline.words import join_names
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,15 @@ def log_version(version: DatasetVersion, is_new: bool) -> None:
         logger.info(format_table(f"since version {version.parent}", ("images", *SPLITS), rows))
     state = "new dataset version" if is_new else "nothing is new, dataset version"
     logger.info(f"{version.name}: {state} {version.digest} ({os.path.relpath(version.directory)})")
+
+
+def log_classes(version: DatasetVersion, parent: DatasetVersion) -> None:
+    """Log which classes are new, and warn of those that are gone: a model of this version will not know them."""
+    before, now = set(parent.class_names), set(version.class_names)
+    if new := [f"“{name}”" for name in version.class_names if name not in before]:
+        logger.info(f"Classes that are new since version {parent.digest}: {join_names(new)}.")
+    if gone := [f"“{name}”" for name in parent.class_names if name not in now]:
+        logger.warning(f"Classes of version {parent.digest} of which no image is left: {join_names(gone)}.")
 
 
 def warn_of_other_images(sha256: "pd.Series[str]", parent: DatasetVersion) -> None:

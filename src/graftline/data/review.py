@@ -29,6 +29,7 @@ _PURPOSES = {
     "validation": "by them it chooses the best epoch and stops early",
     "test": "its scores are of them",
 }
+_PLACEHOLDERS = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "nat", "null", "?", "-"})  # programs' and people's
 _MANY = 0.5  # of the images of a class: losing that many is no accident any more
 
 
@@ -107,7 +108,9 @@ def resolve_conflicts(images: pd.DataFrame, keep: bool) -> tuple[pd.DataFrame, l
     copies = images[images.duplicated("sha256", keep=False)]
     copies = copies[copies.groupby("sha256")["label"].transform("nunique") > 1]
     named: dict[str, list[str]] = defaultdict(list)
-    for content, text in zip(copies["sha256"], _text(copies, "{label} in {path}"), strict=True):
+    is_one_file = copies.groupby("sha256")["path"].transform("nunique") == 1
+    texts = np.where(is_one_file, _text(copies, "listed as {label}"), _text(copies, "{label} in {path}"))
+    for content, text in zip(copies["sha256"], texts.tolist(), strict=True):
         named[content].append(text)
     done = "kept" if keep else "left out"
     findings = from_rows("conflict", copies, [f"{done}; {join_names(named[content])}" for content in copies["sha256"]])
@@ -212,7 +215,12 @@ def review_splits(
     findings += _find_similar_names(class_names)
     totals = counts.sum(axis=1)
     findings += [
-        Finding("few_images", str(label), f"{total} images, fewer than {min_images_per_class}")
+        Finding("placeholder", name, f"a class of its own, of {totals[name]:,}; leave the label empty where there is none")
+        for name in class_names
+        if name.casefold() in _PLACEHOLDERS
+    ]
+    findings += [
+        Finding("few_images", str(label), f"{total} image{'s' if total != 1 else ''}, fewer than {min_images_per_class}")
         for label, total in totals[totals < min_images_per_class].items()
     ]
     if totals.max() >= _IMBALANCE * totals.min():

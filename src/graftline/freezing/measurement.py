@@ -72,7 +72,7 @@ class Difference:
 
     def text(self) -> str:
         """Return it as people read it."""
-        return f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
+        return f"{self.value:+z.3f} ({self.low:+z.3f} to {self.high:+z.3f})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +212,8 @@ class DepthMeasurement:
     def sentence(self) -> str:
         """What was measured in words: the chosen boundary, and against it the others, as they were tried last."""
         chosen, of = self.chosen, "out-of-fold" if self.in_folds else "validation"
-        own = f"found by trials, {of} log loss {chosen.log_loss:.3f} with {describe_boundary(chosen.boundary)}"
+        how = self.stopped if len(self.rows) == 1 else "found by trials"  # the head alone was fitted, nothing tried
+        own = f"{how}, {of} log loss {chosen.log_loss:.3f} with {describe_boundary(chosen.boundary)}"
         last = {row.boundary: row for row in self.rows}
         others = [row for row in last.values() if row.boundary != chosen.boundary]
         return ", ".join(

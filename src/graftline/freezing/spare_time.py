@@ -59,7 +59,7 @@ def with_spare_time(decision: FreezeDecision, context: FreezeContext, frozen_gro
         return decision
     reason = "it has the time that the head alone leaves"
     plan = replace(deep_plan(context.network, frozen_groups, reason, context.deep_epochs), anew=True)
-    stopped = f"{measured.stopped}, and there is time left for it"
+    stopped = f"{measured.stopped}; the time that is left goes to more than the head"
     return replace(
         decision,
         plans=(*decision.plans, context.finalize(plan)),

@@ -1,5 +1,6 @@
 """Tables of members x crops: what each combination scores and costs, for the terminal and as CSV."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -118,10 +119,24 @@ def _times(row: GridRow, first: GridRow) -> str:
     return f"{ratio:.0f}x" if ratio >= 9.5 else f"{ratio:.1f}x"
 
 
+def _without_shared_folders(references: Sequence[str]) -> list[str]:
+    """Return references without the folders that all lie in, but the last of these, for a narrow terminal.
+
+    >>> _without_shared_folders(["/srv/run/members/1", "/srv/run/members/2"])
+    ['members/1', 'members/2']
+    >>> _without_shared_folders(["/srv/run", "models:/elpv/1"])
+    ['/srv/run', 'models:/elpv/1']
+    """
+    parts = [reference.split("/") for reference in references]
+    shared = len(os.path.commonprefix(parts)) if all(one[0] == "" for one in parts) and len(parts) > 1 else 0
+    return ["/".join(one[max(0, shared - 1) :]) for one in parts]
+
+
 def print_selection(
     labels: Sequence[str], references: Sequence[str], selection: Selection, times: Sequence[float], crops: str
 ) -> None:
     """Print each member's validation log loss and share, and that of all together."""
+    references = _without_shared_folders(references)
     rows = [
         (str(number + 1), label, reference, f"{loss:.3f}", f"{time:.1f}", f"{100 * share:.0f} %")
         for number, (label, reference, loss, time, share) in enumerate(

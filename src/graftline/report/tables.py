@@ -6,7 +6,9 @@ from graftline.bundle.golden import GRID
 from graftline.bundle.verify import StepDifference, StepName, Verification
 from graftline.console import print_table, say
 from graftline.evaluation.comparison import Comparison, PairedComparison, format_difference, format_p_value
-from graftline.evaluation.metrics import HEADLINES, Interval, format_interval, format_score
+from graftline.evaluation.evaluation import EvaluationResult
+from graftline.evaluation.metrics import HEADLINES, format_interval, format_score
+from graftline.evaluation.notes import FEW_GROUPS, groups_in_words
 
 UNITS: dict[StepName, str] = {
     "decode": "gray levels",
@@ -16,14 +18,18 @@ UNITS: dict[StepName, str] = {
 }
 
 
-def print_scores(scores: Mapping[str, Interval], title: str) -> None:
-    """Print the headline scores with their intervals as a short table."""
+def print_scores(result: EvaluationResult, title: str) -> None:
+    """Print the headline scores with their intervals as a short table, and whether the intervals are too narrow."""
+    scores, predictions = result.scores, result.predictions
     rows = [
         (label, format_score(name, scores[name].value), format_interval(name, scores[name]))
         for name, label in HEADLINES.items()
         if name in scores
     ]
     print_table(title, ["score", "value", "95 % interval"], rows)
+    images, groups = len(predictions.labels), predictions.num_groups
+    if groups < min(FEW_GROUPS, images):
+        say(f"{groups_in_words(images, groups)}.")
 
 
 def print_comparison(comparison: Comparison) -> None:

@@ -55,7 +55,8 @@ def find_policy(setup: TrainingSetup, directory: FitDirectory, epochs: int) -> P
     start = time.perf_counter()
     names = setup.policy.names
     if epochs < FEWEST_EPOCHS:
-        why = f"augmentation made no more answers right in 3 to 10 epochs, and {epochs} epochs are taken for few"
+        few = f"{epochs} epoch{' is' if epochs == 1 else 's are'} taken for few"
+        why = f"augmentation made no more answers right in 3 to 10 epochs, and {few}"
         return PolicyChoice.nothing(names, f"{why} (from {FEWEST_EPOCHS} epochs on it is found out)")
     if (count := setup.version.num_images("validation")) < FEWEST_IMAGES:
         why = f"{count} validation images cannot show which transforms keep the label ({FEWEST_IMAGES} can)"

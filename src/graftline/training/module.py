@@ -162,7 +162,7 @@ class GraftModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
         """Return the loss of a training batch."""
         inputs, target, weights = batch["image"], batch["label"], batch["weight"]
-        if self._mixer is not None and len(inputs) % 2 == 0:
+        if self._mixer is not None and len(inputs) > 1:
             inputs, target, weights = self._mixed(self._mixer, inputs, target, weights)
         step = self.step(inputs, target, weights, smoothing=self._label_smoothing)
         self.trained.add(len(inputs), loss=step.loss.detach() * len(inputs))
@@ -171,14 +171,18 @@ class GraftModule(pl.LightningModule):
     def _mixed(self, mixer: Mixup, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return mixed images (B, C, H, W), their soft labels (B, K) and weights (B,).
 
-        A label has the share of its image in the mix, times that image's weight: one of no weight teaches nothing.
+        A label has the share of its image in the mix, times that image's weight: one of no weight teaches nothing. The
+        last image of an odd number has no partner and stays as it is.
         """
         shares = F.one_hot(labels, mixer.num_classes).float()  # (B, K)
         if self._use_sample_weights:
             shares = shares * weights[:, None]
-        inputs, shares = mixer(inputs, shares)
-        weights = shares.sum(dim=1)
-        return inputs, shares / weights.clamp_min(1e-12)[:, None], weights
+        even = len(inputs) // 2 * 2
+        mixed, blended = mixer(inputs[:even], shares[:even])
+        if even < len(inputs):
+            mixed, blended = torch.cat([mixed, inputs[even:]]), torch.cat([blended, shares[even:]])
+        weights = blended.sum(dim=1)
+        return mixed, blended / weights.clamp_min(1e-12)[:, None], weights
 
     def on_train_epoch_start(self) -> None:
         """Begin a new mean of the training loss."""

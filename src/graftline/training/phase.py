@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -138,9 +138,8 @@ def _cut(
     if scored:
         each = step / FORWARD_PER_STEP + (decoding if to_decode is None else 0.0)
         deadline -= setup.version.num_images("validation") * each
-    cut = cut_to_deadline(setup, plan, deadline, step, decoding, to_decode)
     done = 0 if resumed is None or not resumed.last.exists() else epochs_done(read_checkpoint(resumed.last))
-    return replace(cut, epochs=done + cut.epochs)
+    return cut_to_deadline(setup, plan, deadline, step, decoding, to_decode, done)
 
 
 def _fit_options(source: TrainingSource, plan: FreezePlan) -> FitOptions:

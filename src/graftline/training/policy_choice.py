@@ -193,5 +193,5 @@ def _mean(losses: Floats) -> Difference:
 
 
 def _in_words(lost: Difference) -> str:
-    value, low, high = (f"{100 * number:.0f}" for number in (lost.value, lost.low, lost.high))
+    value, low, high = (f"{100 * number:z.0f}" for number in (lost.value, lost.low, lost.high))
     return f"{value} %, {low} to {high} %, of what the head knows is lost"

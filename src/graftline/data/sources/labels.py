@@ -1,4 +1,4 @@
-"""Tell tables of several labels per image from those of one."""
+"""Tell tables of several labels per image, or of numbers, from those of one class each."""
 
 import re
 from collections import Counter
@@ -12,6 +12,7 @@ _SEPARATORS = ("|", ";", ",", "+", "/", " ")
 _OF_LISTS = {"|", ";"}  # that hardly any name holds
 _DECIMAL = re.compile(r"[-+]?\d+,\d+")
 _BRACKETS = {"[": "]", "{": "}", "(": ")"}
+_MANY = 10  # numbers: so many different ones are no names of classes, if each is that of hardly more than one image
 _FLAGS = ({"0", "1"}, {"0.0", "1.0"}, {"0,0", "1,0"}, {"false", "true"})
 
 
@@ -40,6 +41,19 @@ def require_single_labels(labels: "pd.Series[str]", file: Path) -> None:
             raise _several(
                 file, joined, f"keep one name, or write it without {sign!r} where it is the name of one class"
             )
+
+
+def refuse_measurements(labels: "pd.Series[str]", file: Path) -> None:
+    """Raise a UserError if labels are numbers with a decimal point, many of them, of which hardly any comes twice."""
+    known, unique = labels.dropna(), labels.nunique()
+    if unique < _MANY or 2 * unique <= len(known):
+        return
+    numbers = pd.to_numeric(known.str.replace(",", "."), errors="coerce")
+    if numbers.notna().all() and (numbers % 1 != 0).any():
+        raise UserError(
+            f"{file} has {unique:,} numbers as labels ({known.iloc[0]}), and a classifier learns classes of several "
+            "images each: write a class into that column, such as one for each range of the numbers."
+        )
 
 
 def _find_joined(labels: list[str], sign: str) -> str | None:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from graftline.data.references import find_url
 from graftline.data.sources.delimited import find_form, read_delimited
-from graftline.data.sources.labels import find_one_hot, require_single_labels
+from graftline.data.sources.labels import find_one_hot, refuse_measurements, require_single_labels
 from graftline.data.sources.repair import find_files
 from graftline.data.sources.source import (
     IMAGE_SUFFIXES,
@@ -62,8 +62,8 @@ class Table:
         """List the images, with all columns of the table that have no other part.
 
         Raises:
-            UserError: no table, a missing column, a value that is no split or no weight, labels that are lists, or
-                nearly none of the files is there.
+            UserError: no table, a missing column, a value that is no split or no weight, labels that are lists or
+                measured numbers, or nearly none of the files is there.
         """
         file = require_file(path, "a table, as CSV or Parquet")
         with told_as(path, file):
@@ -86,6 +86,7 @@ class Table:
             tidy = images[name].map(tidy_label, na_action="ignore")
             images[name] = tidy.mask(tidy == "", None)
         require_single_labels(images["label"], file)
+        refuse_measurements(images["label"], file)
         if "split" in images:
             images["split"] = _as_splits(images["split"], file)
         if "weight" in images:
@@ -166,10 +167,14 @@ def _only(table: pd.DataFrame, column: str, file: Path) -> "pd.Series[Any]":
 
 
 def _as_text(values: "pd.Series[Any]") -> "pd.Series[str]":
-    """Return text with None for what is missing; whole numbers without a decimal point."""
+    """Return text with None for what is missing; whole numbers without a decimal point.
+
+    pandas writes a column of whole numbers as 3.0 once a cell is empty: it would be another class than 3 was before.
+    """
     if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
         values = values.astype("Int64")
-    return values.astype("str").mask(values.isna(), None)
+    text = values.astype("str").mask(values.isna(), None)
+    return text.str.removesuffix(".0") if text.dropna().str.fullmatch(r"-?\d+\.0").all() else text
 
 
 def _require_paths(paths: "pd.Series[str]", file: Path) -> None:
@@ -181,9 +186,9 @@ def _as_splits(values: "pd.Series[str]", file: Path) -> "pd.Series[str]":
     splits = values.map(find_split, na_action="ignore")
     unknown = values[values.notna() & splits.isna()]
     if not unknown.empty:
+        told = join_names([f"'{name}'" for name in unknown.unique()])
         raise UserError(
-            f"{file} has the split '{unknown.iloc[0]}': use train, validation and test, "
-            "or ignore the column with Table.split=None."
+            f"{file} has the split {told}: use train, validation and test, or ignore the column with Table.split=None."
         )
     return splits
 
