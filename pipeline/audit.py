@@ -152,7 +152,7 @@ def _print(found: Audit) -> None:
     counts = found.odd["name"].value_counts()
     print_table(
         "Other findings",
-        ("what", "images"),
+        ("what", "number"),
         [
             ("almost the same, pairs", f"{len(found.pairs):,}"),
             ("of these in two splits", f"{int(found.across.sum()):,}"),
