@@ -6,7 +6,7 @@ from graftline.bundle.golden import GRID
 from graftline.bundle.verify import StepDifference, StepName, Verification
 from graftline.console import print_table, say
 from graftline.evaluation.comparison import Comparison, PairedComparison, format_difference, format_p_value
-from graftline.evaluation.metrics import HEADLINES, Interval, format_interval, format_score
+from graftline.evaluation.metrics import HEADLINES, SHARES, Interval, format_interval, format_score
 
 UNITS: dict[StepName, str] = {
     "decode": "gray levels",
@@ -33,15 +33,26 @@ def print_comparison(comparison: Comparison) -> None:
     rows = [
         (
             name,
-            f"{format_score(metric, row.scores[metric].value)} ({format_interval(metric, row.scores[metric])})",
+            _with_brackets(metric, row.scores[metric]),
             *(_against(comparison, row) if isinstance(row, PairedComparison) else ("", "", "reference")),
         )
         for name, row in zip(names, models, strict=True)
     ]
     title = f"{comparison.num_images:,} images of {comparison.dataset} ({comparison.split}); 95 % intervals"
-    print_table(title, (shared or "model", HEADLINES[metric], "difference", "p", ""), rows)
+    difference = "difference, points" if metric in SHARES else "difference"
+    print_table(title, (shared or "model", HEADLINES[metric], difference, "p", ""), rows)
     for note in comparison.notes:
         say(note)
+
+
+def _with_brackets(metric: str, score: Interval) -> str:
+    """Write a score and its interval, so short that a terminal of 80 columns has room for the models' names.
+
+    >>> _with_brackets("accuracy", Interval(0.84, 0.811, 0.867)), _with_brackets("brier", Interval(0.1, 0.08, 0.12))
+    ('84.0 % [81.1, 86.7]', '0.100 [0.080, 0.120]')
+    """
+    low, high = (format_score(metric, end).removesuffix(" %") for end in (score.low, score.high))
+    return f"{format_score(metric, score.value)} [{low}, {high}]"
 
 
 def _without_shared_words(names: Sequence[str]) -> tuple[str, list[str]]:
@@ -59,7 +70,7 @@ def _without_shared_words(names: Sequence[str]) -> tuple[str, list[str]]:
 
 def _against(comparison: Comparison, row: PairedComparison) -> tuple[str, str, str]:
     return (
-        format_difference(comparison.metric, row.differences[comparison.metric]),
+        format_difference(comparison.metric, row.differences[comparison.metric]).removesuffix(" points"),
         format_p_value(row.corrected_p_value),
         row.verdict,
     )
