@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
+from rich.cells import cell_len
+
 from graftline.bundle.golden import GRID
 from graftline.bundle.verify import StepDifference, StepName, Verification
-from graftline.console import print_table, say
+from graftline.console import console, print_facts, print_table, say
 from graftline.evaluation.comparison import Comparison, PairedComparison, format_difference, format_p_value
 from graftline.evaluation.metrics import HEADLINES, SHARES, Interval, format_interval, format_score
 
@@ -14,6 +16,8 @@ UNITS: dict[StepName, str] = {
     "normalize": "input units",
     "network": "logit",
 }
+
+OTHER_COLUMNS = 71  # of the terminal, for what a comparison tells beside the models' names
 
 
 def print_scores(scores: Mapping[str, Interval], title: str) -> None:
@@ -30,6 +34,11 @@ def print_comparison(comparison: Comparison) -> None:
     """Print what is known of each model beside the reference, and what to know before believing it."""
     metric, models = comparison.metric, (comparison.reference, *comparison.rows)
     shared, names = _without_shared_words([model.name for model in models])
+    title_of_names = shared or "model"
+    if max(map(cell_len, (shared, *names))) > console.width - OTHER_COLUMNS:
+        names = [str(number) for number in range(1, len(models) + 1)]
+        print_facts("Models", zip(names, [model.name for model in models], strict=True))
+        title_of_names = ""
     rows = [
         (
             name,
@@ -40,13 +49,13 @@ def print_comparison(comparison: Comparison) -> None:
     ]
     title = f"{comparison.num_images:,} images of {comparison.dataset} ({comparison.split}); 95 % intervals"
     difference = "difference, points" if metric in SHARES else "difference"
-    print_table(title, (shared or "model", HEADLINES[metric], difference, "p", ""), rows)
+    print_table(title, (title_of_names, HEADLINES[metric], difference, "p", ""), rows)
     for note in comparison.notes:
         say(note)
 
 
 def _with_brackets(metric: str, score: Interval) -> str:
-    """Write a score and its interval, so short that a terminal of 80 columns has room for the models' names.
+    """Write a score and its interval.
 
     >>> _with_brackets("accuracy", Interval(0.84, 0.811, 0.867)), _with_brackets("brier", Interval(0.1, 0.08, 0.12))
     ('84.0 % [81.1, 86.7]', '0.100 [0.080, 0.120]')
