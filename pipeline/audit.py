@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from graftline.backbones.backbone import Backbone
-from graftline.console import counted, print_table
+from graftline.console import counted, print_table, say
 from graftline.data.decode import decode_rgb
 from graftline.data.image_facts import ImageFacts, find_facts
 from graftline.data.ingest import Ingest
@@ -135,24 +135,25 @@ def _write_table(table: pd.DataFrame, file: Path) -> Path:
 def _print(found: Audit) -> None:
     """Print the likeliest label errors, and how many pairs and odd images there are."""
     rows = found.likely_errors[:MOST_TOLD].tolist()
-    print_table(
-        f"{len(found.likely_errors):,} labels that are probably wrong" + (", the likeliest" if rows else ""),
-        ("image", "split", "label", "suggested", "probability of the label"),
-        [
-            (
-                Path(found.images["path"].iloc[row]).name,
-                found.images["split"].iloc[row],
-                found.images["label"].iloc[row],
-                found.class_names[int(found.errors.suggested[row])],
-                f"{found.errors.quality[row]:.3f}",
-            )
-            for row in rows
-        ],
-    )
+    cells = [
+        (
+            Path(found.images["path"].iloc[row]).name,
+            found.images["split"].iloc[row],
+            found.images["label"].iloc[row],
+            found.class_names[int(found.errors.suggested[row])],
+            f"{found.errors.quality[row]:.3f}",
+        )
+        for row in rows
+    ]
+    if cells:
+        title = f"{len(found.likely_errors):,} labels that are probably wrong, the likeliest"
+        print_table(title, ("image", "split", "label", "suggested", "probability\nof the label"), cells)
+    else:
+        say("No label is probably wrong.")
     counts = found.odd["name"].value_counts()
     print_table(
         "Other findings",
-        ("what", "images"),
+        ("what", "number"),
         [
             ("almost the same, pairs", f"{len(found.pairs):,}"),
             ("of these in two splits", f"{int(found.across.sum()):,}"),

@@ -61,7 +61,8 @@ class Compare:
         chosen = choose_runs(self.runs, self.tracking, A_TEST) if self.runs else newest_against_champion(self.tracking)
         if len(chosen.references) < 2:
             raise UserError(
-                f"A comparison needs two models, and Compare.runs leads to {len(chosen.references)}: name another one."
+                f"A comparison needs two models, and Compare.runs leads to {' and '.join(chosen.references) or 'none'} "
+                "alone: name another one."
             )
         contenders = with_own_names([find_contender(one, self.tracking) for one in chosen.references])
         by_name = {one.name: one for one in contenders}

@@ -55,3 +55,15 @@ def test_a_pipe_that_nobody_reads_ends_the_process() -> None:
         process.stdout.readline()
         process.stdout.close()
         assert process.wait(60) == 1
+
+
+def test_text_that_begins_with_a_digit_leaves_room_for_the_other_columns() -> None:
+    nearest = ["2 capital letters W of the Latin alphabet, upright, 1 capital letter N", "3 digits"]
+    rows = [("7.png", "N", "77.2 %", nearest[0]), ("8.png", "0", "60.0 %", nearest[1])]
+    with console.capture() as printed:
+        print_table("mistakes", ("image", "answer", "probability", "nearest"), rows)
+    lines = printed.get().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].split() == ["image", "answer", "probability", "nearest"]
+    assert lines[2].split()[:3] == ["7.png", "N", "77.2"]
+    assert set(nearest[0].split()) < set(printed.get().split()), "nothing is cut off"

@@ -157,4 +157,4 @@ def _warnings(sets: Sequence[str]) -> Iterator[str]:
     """Yield where each set of crops is wrong."""
     for name in sets:
         if name != "1":
-            yield f"{crops_in_words(name)[:1].upper()}{crops_in_words(name)[1:]} do harm {CROP_SETS[name].wrong}."
+            yield f"crops={name} does harm {CROP_SETS[name].wrong}."

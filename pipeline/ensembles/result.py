@@ -98,7 +98,12 @@ class EnsembleOutcome:
     @property
     def gain(self) -> str:
         """What the ensemble gains on the test images, a sentence; empty where there are none."""
-        return f"Over its best member with one crop: {sentence(self.rows[-1], self.rows[0])}" if self.rows else ""
+        if not self.rows:
+            return ""
+        best, own = self.rows[0], self.rows[-1]
+        if (own.members, own.crops) == (best.members, best.crops):
+            return "It is its best member alone, on one crop."
+        return f"Over its best member with one crop: {sentence(own, best)}"
 
     @property
     def parts(self) -> list[str]:

@@ -45,8 +45,8 @@ def write_slices(predictions: Predictions, version: DatasetVersion, directory: P
     if slices:
         rows = [(one.name, f"{one.images:,}", _percent(one), f"{100 * one.rest:.1f} %") for one in slices[:MOST_TOLD]]
         print_table(
-            f"Slices with the lowest accuracy, of {len(slices)}",
-            ("images with", "number", "accuracy", "others of these classes"),
+            f"{'Worse slices, and those' if slices[0].is_worse else 'Slices'} with the lowest accuracy, of {len(slices)}",
+            ("images with", "number", "accuracy", "others of\nthese classes"),
             rows,
         )
     say(sentence(slices))
@@ -104,7 +104,7 @@ def _facts(paths: Sequence[str], sha256: Sequence[str], decoding: Decoding) -> p
 
 def _percent(one: Slice) -> str:
     accuracy = one.accuracy
-    return f"{100 * accuracy.value:.1f} % ({100 * accuracy.low:.1f} to {100 * accuracy.high:.1f} %)"
+    return f"{100 * accuracy.value:.1f} % [{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]"
 
 
 def _write_table(slices: list[Slice], file: Path) -> None:

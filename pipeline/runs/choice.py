@@ -92,6 +92,8 @@ def choose_runs(typed: Sequence[str], tracking: Tracking, need: Need, experiment
     registry, references = tracking.registry(), list[str]()
     for one in typed:
         best = _BEST.fullmatch(one)
+        if best is None and one.startswith("best:"):
+            raise UserError(f"{one} does not say how many models: write best:3, for instance.")
         if one != LATEST and best is None:
             references.append(one)
             continue
@@ -161,10 +163,21 @@ def _choose_best(registry: Registry, newest: TestedRun, count: int, need: Need) 
     if lacking := len(ranked) - len(usable):
         say(f"Models of the experiment '{experiment}' that {need.lack} are left out: {lacking:,}.")
     chosen = usable[:count]
-    of = f"The {len(chosen)} best of {len(usable)}" if len(usable) > count else f"All {len(usable)}"
     losses = ", ".join(f"{run.validation_loss:.3f}" for run in chosen)
-    say(f"{of} models of '{experiment}' on the newest one's images, by validation log loss: {losses}.")
+    told = _told(len(chosen), len(usable))
+    say(f"{told} of '{experiment}' on the newest one's images, by validation log loss: {losses}.")
     return chosen
+
+
+def _told(chosen: int, usable: int) -> str:
+    """Say how many of some models are the best.
+
+    >>> _told(1, 1), _told(4, 4), _told(1, 4), _told(3, 4)
+    ('The only model', 'All 4 models', 'The best of 4 models', 'The 3 best of 4 models')
+    """
+    if chosen == usable:
+        return f"All {usable} models" if usable > 1 else "The only model"
+    return f"The {chosen} best of {usable} models" if chosen > 1 else f"The best of {usable} models"
 
 
 def _different(runs: Sequence[TestedRun]) -> list[TestedRun]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # it loads pandas, which not all that look into a directory n
     from graftline.data.version import DatasetVersion
 
 TRACKED_AT = r"tracking(\.uri|\.experiment)?(?==)"  # the keys that say where a run is found, for `RunDirectory.command`
+_WORDS = re.compile(r"""(\w+)=\[('[\w./:@+-]+'(?:,'[\w./:@+-]+')*)\]""")
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,16 @@ class RunDirectory:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _with_commas(override: str) -> str:
+    """Return the override of a stage's list of words as people type it, who need no quotes.
+
+    >>> _with_commas("runs=['best:3','models:/elpv/1']"), _with_commas("crops=['1']"), _with_commas("runs=['a b']")
+    ('runs=best:3,models:/elpv/1', 'crops=1', "runs=['a b']")
+    """
+    found = _WORDS.fullmatch(override)
+    return override if found is None else f"{found[1]}={found[2][1:-1]}".replace("','", ",")
+
+
 def overrides_of(overrides: Sequence[str], group: str) -> list[str]:
     """Return those overrides, as they are typed and without passwords, that are of a node of the configuration.
 
@@ -201,5 +212,5 @@ def overrides_of(overrides: Sequence[str], group: str) -> list[str]:
         overrides: all of them.
         group: the node, as a regular expression; empty: any.
     """
-    words = [text.lstrip("+") for text in overrides]
+    words = [_with_commas(text.lstrip("+")) for text in overrides]
     return [without_password(word) for word in words if not group or re.match(rf"~?{group}\b", word)]

@@ -103,8 +103,8 @@ def find_logged_of_members(
             least.append(found)
     if known:
         widest = max(least, key=lambda found: found.difference)
-        of = f"{len(known)} of {len(members)} models" if len(known) < len(members) else "All models"
-        logger.info(f"{of} are scored by what runs have logged ({', '.join(runs)}); {widest} at most.")
+        of = f"{len(known)} of {len(members)} models are" if len(known) < len(members) else "All models are"
+        logger.info(f"{of if len(members) > 1 else 'The model is'} scored by what runs have logged ({', '.join(runs)}); {widest} at most.")
     return known
 
 

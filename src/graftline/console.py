@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 T = TypeVar("T")
+WIDEST_NUMBER = 36  # characters with its interval and unit; what is wider is text that begins with a digit
 Advance: TypeAlias = Callable[[int], None]
 """Moves a progress bar on by the number of items just done."""
 
@@ -171,7 +172,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
     for number, column in enumerate(columns):
         cells = [row[number] for row in rows if row[number]]
-        is_numbers = number > 0 and all(cell.lstrip("+-")[:1].isdigit() for cell in cells)
+        is_numbers = number > 0 and all(len(cell) <= WIDEST_NUMBER and cell.lstrip("+-")[:1].isdigit() for cell in cells)
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=is_numbers, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # as it is: a class may be called [red]

@@ -206,3 +206,30 @@ def test_the_table_asks_for_a_decision_on_each_image_once(caplog: pytest.LogCapt
     assert found.across.tolist() == [True]
     dark = decisions[decisions["sha256"] == table["sha256"][30]].iloc[0]
     assert "dark: 0.001, usual is 0.5" in dark["reason"]
+
+
+def test_files_that_are_the_same_are_not_asked_to_go() -> None:
+    """A decision on an image is one on all of its copies: one that says drop would leave none."""
+    names = ["sky", "sea"]
+    contents = np.array([*range(40), 7, 7, 7])  # the last three are copies of the eighth
+    labels = (contents >= 20).astype(np.int64)
+    labels[42] = 1  # one copy has another label
+    table = pd.DataFrame(
+        {
+            "sha256": [f"{content:064x}" for content in contents],
+            "path": [f"/images/{number}.png" for number in range(43)],
+            "label": [names[label] for label in labels],
+            "split": "train",
+        }
+    )
+    thumbnails = unit(GENERATOR.normal(size=(40, 50)))[contents]
+    thumbnails[20] = thumbnails[7]
+    activations = GENERATOR.normal(size=(40, 8))[contents]
+    activations[20] = activations[7]
+    facts = ImageFacts(pd.DataFrame(0.5, range(43), list(FACTS)), thumbnails)
+    found = audit(table, activations, labels, names, table["sha256"].tolist(), facts, Likeness(0.99, 0.99))
+    assert set(zip(found.pairs["first"], found.pairs["second"], strict=True)) == {(7, 20), (7, 42), (20, 42)}
+    decisions = found.decisions(table.iloc[:0])
+    going = decisions[decisions["reason"].str.contains("almost the same")]
+    assert set(going["path"]) == {"/images/20.png", "/images/42.png"}
+    assert not decisions.duplicated(["sha256", "label"]).any()

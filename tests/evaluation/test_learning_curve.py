@@ -198,3 +198,14 @@ def test_the_class_that_is_known_least_of_is_named() -> None:
     found = class_values(head, train, validation, ["one", "two", "hard"], seeds=10, resamples=200)
     assert found.best == "hard"
     assert "Label hard next" in found.sentence
+
+
+def test_a_class_without_validation_images_is_worth_no_guess(caplog: pytest.LogCaptureFixture) -> None:
+    """Its labels only make the other classes less probable, as if they did harm."""
+    train, every = images(240, 1), images(300, 2)
+    seen = np.flatnonzero(every.labels != 1)
+    validation = Activated(every.activations[seen], every.labels[seen], [every.groups[row] for row in seen.tolist()])
+    head = fit_head(train.activations, train.labels, 3, assign_folds(train.labels, train.groups))
+    found = class_values(head, train, validation, ["one", "unseen", "hard"], seeds=2, resamples=200)
+    assert {one.name for one in found.values} == {"one", "hard"}
+    assert "What labels of “unseen” are worth is not known" in caplog.text

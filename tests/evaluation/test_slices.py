@@ -160,6 +160,27 @@ def test_few_are_called_worse_that_are_not_where_images_have_groups() -> None:
     assert sentence(by_group).startswith("None of 30 slices was tested: each is of one group")
 
 
+def test_answers_that_are_all_wrong_are_no_proof_where_images_have_groups() -> None:
+    """Groups that tell nothing: few slices are called worse, also where no image of a class is right in one of them."""
+    generator = np.random.default_rng(3)
+    modules = [f"module {number}" for number in generator.integers(0, 35, 175)]
+    labels = np.repeat([0, 1, 0, 1], [18, 26, 108, 23])
+    hits = np.repeat([False, True, False, True, False, True, False], [18, 25, 1, 33, 75, 22, 1])
+    columns = pd.DataFrame({"light": np.repeat(["dark", "bright"], [44, 131])})
+    dark = score_slices(replace(predictions(hits, labels), groups=modules), columns)[0]
+    assert (dark.value, dark.images) == ("dark", 44)
+    assert 0.008 < dark.p_value < 0.05, "the exact test, which holds here, says 2 x 0.0077"
+
+    false_alarms = 0
+    for _ in range(60):
+        labels = (generator.random(175) < 0.28).astype(np.int64)
+        hits = generator.random(175) < np.where(labels == 1, 0.97, 0.25)
+        given = replace(predictions(hits, labels), groups=modules)
+        columns = pd.DataFrame({name: generator.random(175) for name in ("a", "b", "c")})
+        false_alarms += any(one.is_worse for one in score_slices(given, columns))
+    assert false_alarms <= binom.isf(0.01, 60, 0.05)
+
+
 def test_small_slices_and_missing_values() -> None:
     hits = np.ones(60, bool)
     columns = pd.DataFrame({"group": ["rare"] * 9 + ["a"] * 26 + ["sole"] + [None] * 24, "empty": [None] * 60})

@@ -298,8 +298,9 @@ def test_a_training_logs_what_runs_are_compared_by(trained: TrainResult) -> None
     ("typed", "said"),
     [
         ("runs=" + "0" * 32 + ",latest", r"^There is no run 0{32} in the tracking database .*; the newest are "),
-        ("runs=latest", r"^A comparison needs two models, and runs leads to 1: name another one\.$"),
-        ("runs=best:1", r"^A comparison needs two models, and runs leads to 1: name another one\.$"),
+        ("runs=latest", r"^A comparison needs two models, and runs leads to [0-9a-f]{32} alone: name another one\.$"),
+        ("runs=best:1", r"^A comparison needs two models, and runs leads to [0-9a-f]{32} alone: name another one\.$"),
+        ("runs=best:0", r"^best:0 does not say how many models: write best:3, for instance\.$"),
         (
             "runs=latest,nowhere",
             r"^nowhere is no model to compare: give a run's id or output directory, models:/NAME@A",

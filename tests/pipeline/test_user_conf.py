@@ -84,6 +84,17 @@ def test_the_command_that_does_it_again_keeps_what_was_left_out(tmp_path: Path) 
     assert of_some == "graftline audit '~optim.weight_decay' data=folder"
 
 
+def test_the_command_that_does_it_again_has_lists_as_they_are_typed(tmp_path: Path) -> None:
+    typed = ["runs=best:3,models:/dusk/1", "crops=1,d4", "data=folder", "data.path=photos"]
+    composed = compose("evaluate", typed)
+    files = RunDirectory(tmp_path)
+    files.overrides.parent.mkdir()
+    files.overrides.write_text(json.dumps(composed.overrides), encoding="utf-8")
+    again = files.command("graftline", "evaluate")
+    assert set(typed) < set(again.split())
+    assert compose("evaluate", shlex.split(again)[2:]).overrides == composed.overrides
+
+
 def test_conf_of_the_working_directory_is_taken_by_itself(folder: Path) -> None:
     folder.rename(folder.with_name("conf"))
     assert compose("train", ["machine=small"]).config.train.batch_size == 8

@@ -50,3 +50,17 @@ def test_the_table_says_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert "300 images show differences in accuracy of" in " ".join(printed.split())
     print_comparison(comparison("log_loss", 2))
     assert "show differences" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "log_loss"])
+def test_a_terminal_of_80_columns_shows_names_as_they_are(
+    metric: Metric, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["tf_efficientnet_lite0 head 64px seed0", "lenet5 all 32px seed0", "mobilenetv3_large_100 head 96px seed1"]
+    made = classifiers([1.5, 1.5, 2.6], np.random.default_rng(1), images=300)
+    print_comparison(compare(dict(zip(names, made, strict=True)), metric, resamples=100))
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[:4] == ["Models", *(f"{number}  {name}" for number, name in enumerate(names, start=1))]
+    assert max(map(len, lines[4:9])) <= 80
+    assert [line[:2] for line in lines[5:9]] == ["  ", "1 ", "2 ", "3 "]
+    assert lines[8].endswith("better")

@@ -70,3 +70,11 @@ def test_boxes_are_where_the_crops_were_cut() -> None:
     figure.draw_without_rendering()
     assert [axes.get_title() for axes in figure.axes] == ["1 crop", "5 crops", "144 crops"]
     assert [len(axes.patches) for axes in figure.axes[:2]] == [2, 6]
+
+
+@pytest.mark.parametrize("names", [["1"], ["1", "d4"]])
+def test_words_above_few_crops_are_not_cut_off(names: list[str]) -> None:
+    own = Preprocessing(image_size=(64, 64), mean=(0.5,), std=(0.5,), channels=1)
+    figure = crops_figure(np.zeros((64, 64, 3), dtype=np.uint8), own, names)
+    figure.draw_without_rendering()
+    assert max(text.get_window_extent().x1 for text in figure.texts) < figure.bbox.x1

@@ -44,8 +44,9 @@ def find_decisions(before: pd.DataFrame | None, file: str | None, class_names: t
     new = read_decisions(Path(file).expanduser())
     if len(wrong := new[(new["decision"] == "relabel") & ~new["suggested"].isin(class_names)]):
         raise UserError(
-            f"Ingest.decisions relabels an image to '{wrong['suggested'].iloc[0]}', which is none of the classes "
-            f"({', '.join(class_names[:10])}{', …' if len(class_names) > 10 else ''}): correct the column suggested."
+            f"Ingest.decisions: line {wrong.index[0] + 2} of {file} relabels an image to '{wrong['suggested'].iloc[0]}', "
+            f"which is none of the classes ({', '.join(class_names[:10])}{', …' if len(class_names) > 10 else ''}): "
+            "correct the column suggested."
         )
     return join_decisions(known, new)
 
@@ -56,7 +57,8 @@ def read_decisions(file: Path) -> pd.DataFrame:
     It may be saved as spreadsheets do: any usual separator and encoding.
 
     Returns:
-        Columns sha256, label, suggested and decision; the last is "keep", "relabel" or "drop".
+        Columns sha256, label, suggested and decision; the last is "keep", "relabel" or "drop". The index is the number
+        of the row in the file, from 0.
 
     Raises:
         UserError: there is no such file, a column is missing, or a decision is none or cannot be applied.
@@ -92,7 +94,7 @@ def read_decisions(file: Path) -> pd.DataFrame:
         raise UserError(
             f"Ingest.decisions: lines {first} and {second} of {file} decide differently on the same image: clear one."
         )
-    return decided[list(_KEPT)].drop_duplicates(["sha256", "label"], ignore_index=True)
+    return decided[list(_KEPT)].drop_duplicates(["sha256", "label"])
 
 
 def join_decisions(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:

@@ -34,7 +34,8 @@ class Audit:
         images: a row per image, with columns sha256, path, label and split.
         class_names: K names.
         errors: what heads make of the labels.
-        pairs: images that are almost the same; columns first, second (rows of ``images``), pixels, features.
+        pairs: images that are almost the same; columns first, second (rows of ``images``), pixels, features. Of the
+            copies of a file the first stands for all, as a decision on an image is one on all of them.
         odd: images that differ from the others; columns row, name, value, usual, distance.
     """
 
@@ -82,6 +83,7 @@ class Audit:
             reason=["; ".join(reasons[row]) for row in rows],
             decision="",
         )
+        table = table.drop_duplicates(["sha256", "label"])
         asked = table.merge(settled[["sha256", "label"]], on=["sha256", "label"], how="left", indicator=True)
         return asked.loc[asked["_merge"] == "left_only", list(COLUMNS)].reset_index(drop=True)
 
@@ -132,6 +134,8 @@ def audit(
         units = units_of(groups, pairs.iloc[:0])
     errors = find_label_errors(activations, labels, len(class_names), units)
     _tell_of_unchecked(class_names, labels[np.isnan(errors.quality)])
+    is_copy = images.duplicated(["sha256", "label"]).to_numpy()
+    pairs = pairs[~(is_copy[pairs["first"]] | is_copy[pairs["second"]])].reset_index(drop=True)
     return Audit(images.reset_index(drop=True), class_names, errors, pairs, find_odd_images(facts.table))
 
 
@@ -142,6 +146,6 @@ def _tell_of_unchecked(class_names: Sequence[str], labels: Ints) -> None:
     counts = np.bincount(labels)
     names = [f"“{class_names[number]}” ({counts[number]:,})" for number in np.flatnonzero(counts).tolist()]
     logger.warning(
-        f"{len(labels):,} labels cannot be checked: all images of {join_names(names)} are of one group or almost the "
-        "same, or there is only one, so that the head that judges them has not seen the class."
+        f"{len(labels):,} label{'s' if len(labels) > 1 else ''} cannot be checked: all images of {join_names(names)} are "
+        "of one group or almost the same, or there is only one, so that no head that could judge has seen the class."
     )

@@ -8,6 +8,7 @@ fitted again: one solution of linear equations. The next labels bring less than 
 Letters: N training images, V validation images, F numbers per image, E equations, K classes, S seeds, R resamples.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,11 +21,14 @@ from graftline.evaluation.head_score import Floats, Head, Ints, losses_of
 from graftline.evaluation.learning_curve import Activated, Progress, draw_order
 from graftline.evaluation.metrics import TAILS, Interval
 from graftline.evaluation.significance import reach
+from graftline.words import join_names
 
 FEWEST_IMAGES = 4  # of a class, so that half of them are two
 MOST_CLASSES = 20  # those with most of the log loss: where nothing is lost, nothing is to be gained
 PER_LABELS = 100  # that the worth of labels is told for
 LEVEL = 0.05  # of the claim that one class stands out; of two classes it is that of a two-sided 95 % interval
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,8 @@ def class_values(
         on_progress: gets the number of heads just fitted.
     """
     losses = losses_of(head.logits(validation.activations), validation.labels)  # (V,)
+    if missing := [f"“{class_names[one]}”" for one in _unseen(validation, len(class_names)).tolist()]:
+        logger.warning(f"What labels of {join_names(missing)} are worth is not known: no validation image is of them.")
     tried = _costliest(train, validation, losses, len(class_names))
     counts = np.bincount(train.labels, minlength=len(class_names))
     more = np.empty((len(tried), seeds, len(losses)))  # log loss per label, of each image
@@ -111,8 +117,14 @@ def _costliest(train: Activated, validation: Activated, losses: Floats, num_clas
     """Return the classes that are worth a try, in their order: those that have images and most of the losses (V,)."""
     lost = np.bincount(validation.labels, weights=losses, minlength=num_classes)
     lost[np.bincount(train.labels, minlength=num_classes) < FEWEST_IMAGES] = -1
+    lost[_unseen(validation, num_classes)] = -1
     chosen: Ints = np.sort(np.argsort(-lost, kind="stable")[:MOST_CLASSES])
     return chosen[lost[chosen] >= 0]
+
+
+def _unseen(validation: Activated, num_classes: int) -> Ints:
+    """Return the classes without an image."""
+    return np.flatnonzero(np.bincount(validation.labels, minlength=num_classes) == 0)
 
 
 @dataclass(frozen=True)

@@ -242,17 +242,19 @@ class _Compared:
         """Return the p-value where images have groups (N,), by the difference of the recalls.
 
         The classes are averaged as Mantel and Haenszel do (Greenland and Robins 1985, Biometrics 41(1)). In the
-        standard error groups vary as wholes (Liang and Zeger 1986, Biometrika 73(1)). Student's t has as many degrees
-        of freedom as the smaller of both sides has groups, less one: a column that is the same for a whole group tells
-        as much as there are groups.
+        standard error groups vary as wholes (Liang and Zeger 1986, Biometrika 73(1)); it is at least that of images which
+        stand alone where the part makes no difference, as answers that are all wrong have no scatter. Student's t has as
+        many degrees of freedom as the smaller of both sides has groups, less one: a column that is the same for a whole
+        group tells as much as there are groups.
         """
         rows, others = self.part.rows, self.part.others
-        shares = ratio(self.inside, self.inside + self.outside)[self.labels]
+        shares, pooled = (ratio(some, self.inside + self.outside)[self.labels] for some in (self.inside, self.all_right))
         weights = np.where(rows, 1 - shares, np.where(others, -shares, 0.0))  # they sum to 0 in each class
         recalls = np.where(rows, ratio(self.right, self.inside)[self.labels], self.recalls_of_others[self.labels])
         used = weights != 0
         difference = float(weights[used] @ self.hits[used])
         scatter = np.bincount(groups[used], weights[used] * (self.hits - recalls)[used])
+        alone = np.sqrt(weights[used] ** 2 @ (pooled * (1 - pooled))[used])
         units = min(len(np.unique(groups[side & used])) for side in (rows, others))
-        half = two_sided(difference, float(np.linalg.norm(scatter)), units) / 2
+        half = two_sided(difference, max(float(np.linalg.norm(scatter)), float(alone)), units) / 2
         return half if difference < 0 else 1 - half

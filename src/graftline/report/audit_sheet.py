@@ -1,7 +1,7 @@
 """The sheet of an audit: one HTML page with the images that are worth a look, each with what is odd about it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -63,11 +63,15 @@ def write_sheet(audit: Audit, title: str, table: Path, decoding: Decoding, file:
         decoding: how files become pixels.
         file: where to write it.
     """
-    findings = [_errors(audit, decoding), _pairs(audit, decoding), _odd(audit, decoding)]
+    parts = [_errors(audit), _pairs(audit), _odd(audit)]
+    rows = sorted({row for part in parts for card in part.cards for row in card.rows})
+    read = thumbnails(audit.images["path"].iloc[rows].tolist(), decoding, SIDE)
+    small = dict(zip(rows, track(read, "Images for the sheet", len(rows)), strict=True)) if rows else {}
+    findings = [replace(part, cards=[_with_images(card, audit.images, small) for card in part.cards]) for part in parts]
     return write_page(file, "audit.html.j2", {"title": title, "table": table, "findings": findings})
 
 
-def _errors(audit: Audit, decoding: Decoding) -> AuditPart:
+def _errors(audit: Audit) -> AuditPart:
     rows = audit.likely_errors
     cards = [
         Card(
@@ -77,37 +81,28 @@ def _errors(audit: Audit, decoding: Decoding) -> AuditPart:
         )
         for row in rows[:MOST_ERRORS].tolist()
     ]
-    shown = _with_images(cards, audit.images, decoding)
-    return AuditPart("Probably wrong labels", "the least probable label first", len(rows), shown)
+    return AuditPart("Probably wrong labels", "the least probable label first", len(rows), cards)
 
 
-def _pairs(audit: Audit, decoding: Decoding) -> AuditPart:
+def _pairs(audit: Audit) -> AuditPart:
     pairs = audit.pairs.assign(across=audit.across).sort_values("across", ascending=False, kind="stable")
     rows = pairs.head(MOST_PAIRS)[["first", "second"]].to_numpy(int).tolist()
     cards = [Card(tuple(pair), " and ".join(audit.images["label"].iloc[row] for row in pair), "") for pair in rows]
-    shown = _with_images(cards, audit.images, decoding)
-    return AuditPart("Almost the same images", "pairs in two splits first", len(pairs), shown)
+    return AuditPart("Almost the same images", "pairs in two splits first", len(pairs), cards)
 
 
-def _odd(audit: Audit, decoding: Decoding) -> AuditPart:
+def _odd(audit: Audit) -> AuditPart:
     odd = audit.odd.sort_values("distance", ascending=False, kind="stable")
     cards = [
         Card((int(row),), str(name), f"{value:.3g}, usual is {usual:.3g}.")
         for row, name, value, usual in odd.head(MOST_ODD)[["row", "name", "value", "usual"]].itertuples(index=False)
     ]
-    shown = _with_images(cards, audit.images, decoding)
-    return AuditPart("Odd images", "those farthest from the others first", len(odd), shown)
+    return AuditPart("Odd images", "those farthest from the others first", len(odd), cards)
 
 
-def _with_images(cards: Sequence[Card], images: pd.DataFrame, decoding: Decoding) -> list[Card]:
-    """Return the cards with thumbnails of their images."""
-    rows = [row for card in cards for row in card.rows]
-    read = thumbnails(images["path"].iloc[rows].tolist(), decoding, SIDE)
-    small = dict(zip(rows, track(read, "Images for the report", len(rows)), strict=True))
-    return [
-        Card(card.rows, card.marked, card.words, [_image(images.iloc[row], small[row]) for row in card.rows])
-        for card in cards
-    ]
+def _with_images(card: Card, images: pd.DataFrame, small: Mapping[int, Thumbnail]) -> Card:
+    """Return a card with its images, of which there are small versions by row."""
+    return replace(card, images=[_image(images.iloc[row], small[row]) for row in card.rows])
 
 
 def _image(image: "pd.Series[str]", small: Thumbnail) -> AuditImage:

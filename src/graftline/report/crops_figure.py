@@ -41,7 +41,7 @@ def crops_figure(image: np.ndarray, preprocessing: Preprocessing, names: Sequenc
         max(7.0, PANEL * columns),
         1.0 + panel * rows,
         "Where the crops lie",
-        "Orange: the one crop of training and serving. Blue: all others; mirrored ones lie on those that they mirror.",
+        "Orange: the one crop of training and serving. Blue: the others, mirrored ones on their originals.",
     )
     for axes, name in zip(figure.subplots(rows, columns, squeeze=False).flat, names, strict=False):
         axes.imshow(image, alpha=0.55)

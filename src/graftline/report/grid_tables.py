@@ -145,4 +145,4 @@ def print_selection(
     ]
     spent = sum(times[number] for number in selection.chosen)
     rows.append(("", "together", "", f"{selection.loss:.3f}", f"{spent:.1f}", "100 %"))
-    print_table(f"Validation images, {crops}", ("", "network", "from", "log loss", "ms per image", "share"), rows)
+    print_table(f"Validation images, {crops}", ("", "network", "from", "log\nloss", "ms per\nimage", "share"), rows)

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
+from rich.cells import cell_len
+
 from graftline.bundle.golden import GRID
 from graftline.bundle.verify import StepDifference, StepName, Verification
-from graftline.console import print_table, say
+from graftline.console import console, print_facts, print_table, say
 from graftline.evaluation.comparison import Comparison, PairedComparison, format_difference, format_p_value
 from graftline.evaluation.evaluation import EvaluationResult
-from graftline.evaluation.metrics import HEADLINES, format_interval, format_score
+from graftline.evaluation.metrics import HEADLINES, SHARES, Interval, format_interval, format_score
 from graftline.evaluation.notes import FEW_GROUPS, groups_in_words
 
 UNITS: dict[StepName, str] = {
@@ -16,6 +18,8 @@ UNITS: dict[StepName, str] = {
     "normalize": "input units",
     "network": "logit",
 }
+
+OTHER_COLUMNS = 71  # of the terminal, for what a comparison tells beside the models' names
 
 
 def print_scores(result: EvaluationResult, title: str) -> None:
@@ -36,18 +40,34 @@ def print_comparison(comparison: Comparison) -> None:
     """Print what is known of each model beside the reference, and what to know before believing it."""
     metric, models = comparison.metric, (comparison.reference, *comparison.rows)
     shared, names = _without_shared_words([model.name for model in models])
+    title_of_names = shared or "model"
+    if max(map(cell_len, (shared, *names))) > console.width - OTHER_COLUMNS:
+        names = [str(number) for number in range(1, len(models) + 1)]
+        print_facts("Models", zip(names, [model.name for model in models], strict=True))
+        title_of_names = ""
     rows = [
         (
             name,
-            f"{format_score(metric, row.scores[metric].value)} ({format_interval(metric, row.scores[metric])})",
+            _with_brackets(metric, row.scores[metric]),
             *(_against(comparison, row) if isinstance(row, PairedComparison) else ("", "", "reference")),
         )
         for name, row in zip(names, models, strict=True)
     ]
     title = f"{comparison.num_images:,} images of {comparison.dataset} ({comparison.split}); 95 % intervals"
-    print_table(title, (shared or "model", HEADLINES[metric], "difference", "p", ""), rows)
+    difference = "difference, points" if metric in SHARES else "difference"
+    print_table(title, (title_of_names, HEADLINES[metric], difference, "p", ""), rows)
     for note in comparison.notes:
         say(note)
+
+
+def _with_brackets(metric: str, score: Interval) -> str:
+    """Write a score and its interval.
+
+    >>> _with_brackets("accuracy", Interval(0.84, 0.811, 0.867)), _with_brackets("brier", Interval(0.1, 0.08, 0.12))
+    ('84.0 % [81.1, 86.7]', '0.100 [0.080, 0.120]')
+    """
+    low, high = (format_score(metric, end).removesuffix(" %") for end in (score.low, score.high))
+    return f"{format_score(metric, score.value)} [{low}, {high}]"
 
 
 def _without_shared_words(names: Sequence[str]) -> tuple[str, list[str]]:
@@ -65,7 +85,7 @@ def _without_shared_words(names: Sequence[str]) -> tuple[str, list[str]]:
 
 def _against(comparison: Comparison, row: PairedComparison) -> tuple[str, str, str]:
     return (
-        format_difference(comparison.metric, row.differences[comparison.metric]),
+        format_difference(comparison.metric, row.differences[comparison.metric]).removesuffix(" points"),
         format_p_value(row.corrected_p_value),
         row.verdict,
     )
