@@ -229,7 +229,7 @@ class Retrain:
         if now.changes is None:
             say("Nothing was retrained on these images before, and there is no champion.")
             return
-        say(f"Since the last time: {'; '.join(now.changes.sentences)}.")
+        say(now.what_changed(now.changes))
         if self._options.start != "fresh" and now.changes.removed + now.changes.relabeled > 0:
             warn(
                 "The champion was trained on images that are gone, or with labels that have changed: a warm start "

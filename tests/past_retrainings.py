@@ -1,5 +1,6 @@
 """Images that come and go, and retrainings of which only what MLflow has of them is made."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,18 +53,26 @@ class Past:
         data = Ingest(NAME, str(self.images), Folder(), Split(), directory=str(self.place.root / machine / "data"))
         return Situation(data, self.tracking, Retrainings(self.tracking.uri, NAME, NAME), recipe)
 
-    def retrain(self, kind: Kind, recipe: str = "r") -> int:
-        """Decide on the images of now, and return the number of the version that was made of them."""
+    def retrain(self, kind: Kind, recipe: str = "r", tags: Mapping[str, str] | None = None) -> int:
+        """Decide on the images of now, and return the number of the version that was made of them.
+
+        Args:
+            kind: what is decided.
+            recipe: what it depends on beside the images.
+            tags: of the run, where it is none of a retraining.
+        """
         seen = self.look(recipe=recipe)
         directory = self.place.root / "outputs" / seen.key
-        tags = {STAGE: RETRAIN, MODEL: NAME, KEY: seen.key}
+        own = {STAGE: RETRAIN, MODEL: NAME, KEY: seen.key}
+        tags = own if tags is None else tags
         run = self.tracking.start(run_name="", experiment=NAME, directory=directory, tags=tags)
         with run:
             run.log_dataset(seen.version)
             run.settle()
             number = self._register(run.id)
             self.decide(kind, number)
-            run.set_tags(decided_tags(kind, number, seen.last))
+            if tags is own:
+                run.set_tags(decided_tags(kind, number, seen.last))
         return number
 
     def begin(self, error: BaseException, *, trains: bool = True) -> str:

@@ -114,6 +114,12 @@ class Situation:
         before = self._before
         return None if before is None else Changes.between(before, self.version)
 
+    def what_changed(self, changes: Changes) -> str:
+        """Return changes in words; of a champion that no retraining has made, nobody knows its settings."""
+        if self.last is None and changes.is_same_version:
+            return "The champion was trained on these images by no retraining: its settings may have been others."
+        return f"Since the last time: {'; '.join(changes.sentences)}."
+
     @property
     def after(self) -> str:
         """Run of the retraining that was decided last, as a tag."""

@@ -246,3 +246,8 @@ def test_a_lone_image_is_found_and_nothing_is_refused(folder: Path, tmp_path: Pa
         find_images(tmp_path / "empty")
     with pytest.raises(UserError, match=r"nothing at .*missing: give an image, or a folder"):
         find_images(tmp_path / "missing")
+    for name in ("list.csv", "photos.zip"):
+        with zipfile.ZipFile(tmp_path / name, "w"):
+            pass
+        with pytest.raises(UserError, match=f"{name} is no image, but a table or archive: give the folder"):
+            find_images(tmp_path / name)

@@ -86,6 +86,16 @@ def test_what_is_decided_on_once_more_is_what_was_registered(past: Past, monkeyp
         shutil.rmtree(known.directory / "warm", ignore_errors=True)
 
 
+def test_the_settings_of_a_champion_that_no_retraining_has_made_are_not_known(past: Past) -> None:
+    past.retrain("promoted", tags={})
+    seen = past.look()
+    assert (seen.last, seen.settled) == (None, None)
+    assert seen.changes is not None
+    assert seen.what_changed(seen.changes).startswith("The champion was trained on these images by no retraining")
+    past.retrain("promoted")
+    assert past.look(recipe="other").what_changed(seen.changes).startswith("Since the last time: the same images")
+
+
 def test_what_was_refused_is_tried_again_once_others_were_decided_on(past: Past) -> None:
     past.retrain("promoted")
     past.paint(12, 18)

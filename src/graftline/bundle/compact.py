@@ -59,19 +59,38 @@ def export_int8(bundle: Path, file: Path, inputs: Iterable[np.ndarray]) -> None:
         network = onnx.load(bundle / ONNX_FILE)
         for output in [one for one in network.graph.output if one.name != LOGITS]:
             network.graph.output.remove(output)  # it would be rounded too
-        plain, simple, small = (Path(folder) / f"{name}.onnx" for name in ("plain", "simple", "int8"))
-        onnx.save(network, plain)
-        quant_pre_process(plain, simple, skip_symbolic_shape=True)  # that needs a package more, and finds nothing here
-        quantize_static(
-            simple,
-            small,
-            _Images(inputs),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,  # beside weights with a sign: what VNNI multiplies
-            weight_type=QuantType.QInt8,
-        )
+        small = quantize(network, inputs, Path(folder))
         onnx.save(assemble(bundle, Predictor.from_directory(bundle), small), temporary)
+
+
+def quantize(network: onnx.ModelProto, inputs: Iterable[np.ndarray], folder: Path) -> Path:
+    """Return the file of a network that computes with whole numbers of 8 bits, in a folder for it and others."""
+    plain, simple, small = (folder / f"{name}.onnx" for name in ("plain", "simple", "int8"))
+    onnx.save(network, plain)
+    quant_pre_process(plain, simple, skip_symbolic_shape=True)  # that needs a package more, and finds nothing here
+    quantize_static(
+        simple,
+        small,
+        _Images(inputs),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,  # beside weights with a sign: what VNNI multiplies
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=_of_sizes(onnx.load(simple).graph),
+    )
+    return small
+
+
+def _of_sizes(graph: onnx.GraphProto) -> list[str]:
+    """Return the names of the nodes that compute with sizes alone, as those of a padding: rounded, they are others."""
+    known = {"", *(tensor.name for tensor in graph.initializer)}
+    found = [node for node in graph.node if node.op_type == "Shape"]  # graph.node is in the order of computation
+    known.update(name for node in found for name in node.output)
+    for node in graph.node:
+        if known.issuperset(node.input):
+            found.append(node)
+            known.update(node.output)
+    return [node.name for node in found]
 
 
 def export_openvino(bundle: Path, folder: Path) -> None:

@@ -180,11 +180,14 @@ def find_images(images: Path) -> list[Path]:
         images: a folder, or one file; of shards the references of the images in them are returned.
 
     Raises:
-        UserError: there is no such folder, or nothing in it, or a folder below it cannot be read.
+        UserError: there is no such folder, or nothing in it, or a folder below it cannot be read, or the file is an
+            archive or a table.
     """
     if holds_shards(images):
         return list(map(Path, list_references(images)))
     if images.is_file():
+        if images.suffix.lower() in TABLE_SUFFIXES or is_archive(images):
+            raise UserError(f"{images} is no image, but a table or archive: give the folder of its images.")
         return [images]
     if not images.is_dir():
         raise UserError(f"There is nothing at {images}: give an image, or a folder that holds images.")

@@ -19,7 +19,8 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from graftline import __version__
 from graftline.serving.batching import Answer
-from graftline.serving.limits import Limits, RefusedRequest, Room
+from graftline.serving.hearing import HeardOut
+from graftline.serving.limits import MEGABYTE, Limits, RefusedRequest, Room
 from graftline.serving.login import Login, OwnNames
 from graftline.serving.measures import Measures
 from graftline.serving.openapi import specification
@@ -64,14 +65,16 @@ class Service:
 
     def app(self) -> Starlette:
         """Return the application of these models."""
-        room = Room(self.limits.waiting_mb * 1_000_000)
+        room = Room(self.limits.waiting_mb * MEGABYTE)
         own = [_Named(name, self._routes(slot, room)) for name, slot in self.slots.items()]
         routes: list[BaseRoute] = [*self._routes(next(iter(self.slots.values())), room), *own, *self._shared_routes()]
         app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _fault})
+        app.router.redirect_slashes = False  # it would lead to http:// behind a proxy that adds TLS
         if self.password is not None:
             app.add_middleware(Login, password=self.password)
         if self.password is None or self.allowed_hosts:
             app.add_middleware(OwnNames, names=self.allowed_hosts)
+        app.add_middleware(HeardOut, limits=self.limits)
         app.add_middleware(_Counting, measures=self.measures)
         return app
 
@@ -189,7 +192,7 @@ class _Counting:
             await self._app(scope, receive, noting)
         finally:
             # an address that is none of ours would give a line of its own to each one that somebody tries
-            path = "other" if status in (307, 401, 403, 404, 405) else scope["path"]
+            path = "other" if status in (401, 403, 404, 405) else scope["path"]
             self._measures.request(path, status, time.perf_counter() - start)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from graftline.errors import UserError
 
+MEGABYTE = 1_000_000
 MARKS_PER_IMAGE = 16  # brackets, commas or ends of lines that a table of images may have for each that it may hold
 
 

@@ -14,11 +14,9 @@ from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
 from graftline.serving.answers import decode_base64
-from graftline.serving.limits import MARKS_PER_IMAGE, Limits, RefusedRequest, Share
+from graftline.serving.limits import MARKS_PER_IMAGE, MEGABYTE, Limits, RefusedRequest, Share
 
 PARSED_IN_PLACE = 100_000  # bytes; what is longer is parsed in a thread, so that others are answered meanwhile
-_MEGABYTE = 1_000_000
-_HEARD_OUT = 4  # times the limit: clients that send so much first, and read the answer then, are to get it
 
 _RAW = re.compile(r"image/[\w.+-]+|application/octet-stream|application/dicom")
 _FORMS = "an image (image/jpeg, application/octet-stream), multipart/form-data or application/json"
@@ -39,6 +37,8 @@ async def read_images(request: Request, limits: Limits, share: Share, parse: Par
     Raises:
         RefusedRequest: it is too large, too slow, or not what it says.
     """
+    if (coding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+        raise RefusedRequest(415, f"Content-Encoding is {_short(coding)}: send the request as it is, uncompressed.")
     body = await _read(request, limits, share)
     kind = request.headers.get("content-type", "")
     if len(body) <= PARSED_IN_PLACE:
@@ -58,20 +58,18 @@ def too_many(limits: Limits) -> RefusedRequest:
 
 
 async def _read(request: Request, limits: Limits, share: Share) -> bytes:
-    most = limits.request_mb * _MEGABYTE
+    most = limits.request_mb * MEGABYTE
     too_large = RefusedRequest(
         413, f"The request is larger than {limits.request_mb} MB: send the images in several requests, or smaller ones."
     )
     length = request.headers.get("content-length", "0")
     announced = int(length) if length.isascii() and length.isdigit() else 0
-    if announced > most and (announced > _HEARD_OUT * most or "expect" in request.headers):
+    if announced > most:
         raise too_large
     body = bytearray()
     try:
         async with asyncio.timeout(limits.request_seconds):
             async for chunk in request.stream():
-                if announced > most:
-                    continue
                 if len(body) + len(chunk) > most:
                     raise too_large
                 share.take(len(chunk))
@@ -83,8 +81,6 @@ async def _read(request: Request, limits: Limits, share: Share) -> bytes:
         ) from error
     except ClientDisconnect as error:
         raise RefusedRequest(400, "The connection was broken before the request had arrived.") from error
-    if announced > most:
-        raise too_large
     return bytes(body)
 
 
@@ -197,7 +193,7 @@ def _of_csv(body: bytes, limits: Limits) -> list[object]:
     wrong = RefusedRequest(400, 'The request must be a CSV with a column "image" of base64.')
     if sum(body.count(mark) for mark in (b",", b"\n", b"\r")) > MARKS_PER_IMAGE * limits.images:
         raise too_many(limits)
-    csv.field_size_limit(limits.request_mb * _MEGABYTE)
+    csv.field_size_limit(limits.request_mb * MEGABYTE)
     try:
         rows = list(csv.DictReader(io.StringIO(body.decode("utf-8-sig"), newline="")))
     except (ValueError, csv.Error) as error:
