@@ -3,8 +3,8 @@
 Made-up images that lie on the device, so that nothing but the computation is measured: images/s of the frozen pass and
 of training the whole network, graftline's beside a plain loop on timm, in float32, TF32 and bfloat16, in torch's order
 and channels_last, with and without torch.compile, and the plain loop with torch.compile's CUDA graphs too
-(mode="reduce-overhead"). Each way has its first steps, compilation among them, before the clock starts. It runs on a CPU
-as well, where TF32 and CUDA graphs are left out; `--tiny` only shows that it runs.
+(mode="reduce-overhead"). Each way has its first steps, compilation among them, before the clock starts. It runs on a
+CPU as well, where TF32 and CUDA graphs are left out; `--tiny` only shows that it runs.
 """
 
 import argparse
