@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from torch.distributed import TCPStore
+from torch._C._distributed_c10d import TCPStore
 
 from graftline.errors import UserError
 from graftline.training import ranks
