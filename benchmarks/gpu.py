@@ -2,8 +2,9 @@
 
 Made-up images that lie on the device, so that nothing but the computation is measured: images/s of the frozen pass and
 of training the whole network, graftline's beside a plain loop on timm, in float32, TF32 and bfloat16, in torch's order
-and channels_last, with and without torch.compile. Each way has its first steps, compilation among them, before the
-clock starts. It runs on a CPU as well, where TF32 is left out; `--tiny` only shows that it runs.
+and channels_last, with and without torch.compile, and the plain loop with torch.compile's CUDA graphs too
+(mode="reduce-overhead"). Each way has its first steps, compilation among them, before the clock starts. It runs on a
+CPU as well, where TF32 and CUDA graphs are left out; `--tiny` only shows that it runs.
 """
 
 import argparse
@@ -39,6 +40,7 @@ from graftline.training.module import GraftModule
 from graftline.training.schedule import constant
 
 Precision = Literal["float32", "TF32", "bfloat16"]
+Compile = Literal["", "compiled", "compiled with CUDA graphs"]
 CLASSES, RATE = 10, 1e-4
 ORDERS = {False: torch.contiguous_format, True: torch.channels_last}
 
@@ -74,7 +76,7 @@ class Way:
 
     precision: Precision
     channels_last: bool = True
-    compile: bool = False
+    compile: Compile = ""
     checkpointing: bool = False
 
     def words(self) -> str:
@@ -82,10 +84,18 @@ class Way:
         parts = [
             self.precision,
             "channels_last" if self.channels_last else "",
-            "compiled" if self.compile else "",
+            self.compile,
             "gradient checkpointing" if self.checkpointing else "",
         ]
         return ", ".join(filter(None, parts))
+
+    def compiled(self, run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Return a network, or a method of one, as torch.compile makes it."""
+        if not self.compile:
+            return run
+        mode = "reduce-overhead" if self.compile == "compiled with CUDA graphs" else "default"
+        compiled: Callable[..., Tensor] = torch.compile(run, mode=mode)
+        return compiled
 
     @contextmanager
     def numbers(self, device: str) -> Iterator[None]:
@@ -123,7 +133,7 @@ def plain_pass(work: Work, device: str, way: Way) -> float:
     """Return the images/s of timm's network without its head, as anyone would run it."""
     network = work.build().eval().to(device).to(memory_format=ORDERS[way.channels_last])
     images = work.images(device).contiguous(memory_format=ORDERS[way.channels_last])
-    run = torch.compile(network.forward_features) if way.compile else network.forward_features
+    run = way.compiled(network.forward_features)
     with torch.inference_mode(), way.numbers(device):
         return speed_of(lambda: run(images), work, device)
 
@@ -148,7 +158,7 @@ def plain_loop(work: Work, device: str, way: Way) -> float:
     images = work.images(device).contiguous(memory_format=order)
     labels = torch.arange(work.batch, device=device) % CLASSES
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE)
-    run = torch.compile(network) if way.compile else network
+    run = way.compiled(network)
 
     def step() -> None:
         with way.numbers(device):
@@ -228,10 +238,19 @@ def fit_speed(work: Work, device: str, way: Way) -> float:
         tempfile.TemporaryDirectory() as folder,
         of_float32.numbers(device),
         checkpointed(network, on=way.checkpointing),
-        compiled(network, on=way.compile),
+        compiled(network, on=bool(way.compile)),
     ):
         fit(module, make_trainer, (loaders[0], loaders[1]), FitDirectory(Path(folder)), show_progress=False)
     return watch.speed
+
+
+def list_ways(device: str, *, tiny: bool) -> list[Way]:
+    """Return the ways in which the plain loop is run on a device."""
+    precisions: list[Precision] = ["float32", "bfloat16"] if device == "cpu" else ["float32", "TF32", "bfloat16"]
+    compiles: list[Compile] = [""] if tiny else ["", "compiled"]
+    if device == "cuda" and not tiny:
+        compiles.append("compiled with CUDA graphs")
+    return [Way(*one) for one in product(precisions, (False, True), compiles)]
 
 
 def measure_pass(work: Work, device: str, ways: Sequence[Way]) -> list[list[str]]:
@@ -250,8 +269,8 @@ def measure_training(work: Work, device: str, ways: Sequence[Way]) -> list[list[
     rows = []
     for name, measure in (("plain loop on timm", plain_loop), ("graftline", fit_speed)):
         for way in ways:
-            if name == "graftline" and not way.channels_last:
-                continue  # it has its own rule for that
+            if name == "graftline" and (not way.channels_last or way.compile == "compiled with CUDA graphs"):
+                continue  # it has its own rule for the order, and no CUDA graphs
             speed = measure(work, device, way)
             say(f"Training, {name}, {way.words()}: {speed:,.0f} images/s")
             rows.append([name, way.words(), f"{speed:,.0f}"])
@@ -267,9 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     work, device = Work.tiny() if given.tiny else Work(), given.device
     work = work if given.network is None else replace(work, network=given.network)
-    precisions: list[Precision] = ["float32", "bfloat16"] if device == "cpu" else ["float32", "TF32", "bfloat16"]
-    compiles = (False,) if given.tiny else (False, True)
-    ways = [Way(*one) for one in product(precisions, (False, True), compiles)]
+    ways = list_ways(device, tiny=given.tiny)
     where = "the CPU" if device == "cpu" else torch.cuda.get_device_name()
     rows = measure_pass(work, device, ways)
     titles = ["", "how", "images/s", "graftline is so many\ntimes as fast"]

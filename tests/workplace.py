@@ -155,13 +155,18 @@ class Workplace:
         return MlflowClient(uri, uri)
 
 
-def run_stage(arguments: list[str]) -> int:
-    """Do what the command `graftline` does with these arguments."""
+def run_stage(arguments: list[str], of_ranks: Callable[[list[str]], int] | None = None) -> int:
+    """Do what the command `graftline` does with these arguments.
+
+    Args:
+        arguments: of the command line.
+        of_ranks: what runs in further processes of a training, in place of this.
+    """
     from graftline.pipeline.__main__ import main
 
     sys.argv = [str(Path(sys.executable).with_name("graftline")), *arguments]
     launcher: Any = import_module("pytorch_lightning.strategies.launchers.subprocess_script")
-    launcher.subprocess = SimpleNamespace(Popen=partial(WarmRank, run_stage))
+    launcher.subprocess = SimpleNamespace(Popen=partial(WarmRank, of_ranks or run_stage))
     return main(arguments)
 
 

@@ -36,6 +36,7 @@ from graftline.pipeline.program import program
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.processes import end_with_parent
 from graftline.ray_cluster import RayCluster
+from graftline.ray_connection import check_lightning
 from graftline.training.launch import RAY
 
 STRATEGY = "ray"  # what conf/trainer/ray.yaml calls it
@@ -65,13 +66,14 @@ class RayTraining:
         """Return that of a stage; None if it is not one.
 
         Raises:
-            UserError: a number of processes that cannot be, or another stage than train.
+            UserError: a number of processes that cannot be, another stage than train, or a second Lightning.
         """
         trainer = OmegaConf.select(job.config, "trainer", default={})
         if trainer.get("strategy") != STRATEGY:
             return None
         if job.name != "train":
             raise UserError(f"trainer=ray is for {program()} train: leave it out of {program()} {job.name}.")
+        check_lightning()
         processes = trainer.get("devices")
         if not isinstance(processes, int) or processes < 1:
             raise UserError(f"trainer.devices is {processes}: give trainer=ray the number of processes, at least 1.")

@@ -15,6 +15,7 @@ from packaging.version import Version
 import graftline
 from graftline.errors import first_line
 from graftline.pipeline.health.finding import Finding, broken, install, new_environment, ok, warning
+from graftline.ray_connection import tell_lightning
 
 LOCK = Path(graftline.__file__).resolve().parents[2] / "requirements.lock"  # of a clone; an installed package has none
 SHOWN = ("torch", "torchvision", "timm", "pytorch-lightning", "mlflow", "onnxruntime")  # a line each
@@ -143,13 +144,7 @@ def check_clashes(installed: Mapping[str, str]) -> Iterator[Finding]:
     """Look for packages that overwrite each other, or of which another takes the wrong one."""
     clashes = []
     if {"lightning", "pytorch-lightning"} <= installed.keys():
-        clashes.append(
-            broken(
-                "lightning",
-                f"{installed['lightning']} is beside pytorch-lightning, and Ray takes it instead, whose Trainer knows "
-                "none of our callbacks: pip uninstall lightning",
-            )
-        )
+        clashes.append(broken("lightning", tell_lightning(installed["lightning"])))
     for module, packages in _SAME_MODULES.items():
         both = [name for name in packages if name in installed]
         if len(both) > 1:

@@ -7,7 +7,8 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -28,6 +29,24 @@ VARIABLES = (
     *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"),
     *("GOOGLE_APPLICATION_CREDENTIALS", "HF_TOKEN", "GRAFTLINE_REMOTE_GB", "XDG_CACHE_HOME"),
 )
+
+
+def tell_lightning(found: str) -> str:
+    """Return what is wrong where a package lightning of a version is beside pytorch-lightning, and the way out."""
+    return (
+        f"{found} is beside pytorch-lightning, and Ray takes it instead, whose Trainer knows none of our callbacks: "
+        "pip uninstall lightning"
+    )
+
+
+def check_lightning() -> None:
+    """Make sure that Ray can find no other Lightning than the one that we train with.
+
+    Raises:
+        UserError: a package lightning is installed.
+    """
+    with suppress(PackageNotFoundError):
+        raise UserError(f"The package lightning {tell_lightning(version('lightning'))}.")
 
 
 class LostError(UserError):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,32 @@ def test_a_bucket_of_another_region_is_asked_once(tmp_path: Path, monkeypatch: p
             remote_status("s3://pets/a.jpg")
         remote._arrow.cache_clear()
         assert Files.asked == ["HEAD /pets/a.jpg"]
+
+
+def test_no_credentials_are_one_sentence_and_no_wait_for_a_metadata_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outside of Amazon's machines nobody answers at its address; here, somebody who is silent and counts."""
+    for name in [*filter(lambda name: name.startswith("AWS_"), os.environ), "AWS_EC2_METADATA_DISABLED"]:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(remote, "SECONDS_FOR_METADATA", 0.1)
+    with socket.socket() as silent, serve(tmp_path) as url:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(50)
+        silent.setblocking(False)
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        remote._arrow.cache_clear()
+        Files.code = 403  # as S3 answers whoever has no credentials
+        for name in "ab":
+            with pytest.raises(UserError, match=rf"^There is no access to s3://pets/{name}.jpg: check the credentials"):
+                remote_status(f"s3://pets/{name}.jpg")
+        remote._arrow.cache_clear()
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):  # Arrow has not asked
+            silent.accept()
 
 
 @pytest.fixture(scope="module")

@@ -167,6 +167,28 @@ def test_what_a_killed_call_left_half_written_is_no_shard(tmp_path: Path, make_f
     assert {file.name: file.read_bytes() for file in out.iterdir() if file.name in content} == content
 
 
+@pytest.mark.parametrize("part", [b"\x89PNG", b'"label": "cat"'])
+def test_a_shard_that_reads_otherwise_than_it_was_written_is_none(
+    part: bytes, tmp_path: Path, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that keeps another byte than it was given, of an image or of a label."""
+
+    def keep(descriptor: int) -> None:
+        written = Path(f"/proc/self/fd/{descriptor}").readlink()
+        with written.open("r+b") as file:
+            file.seek(file.read().index(part))
+            file.write(bytes([part[0] ^ 1]))
+
+    monkeypatch.setattr(os, "fsync", keep)
+    folder = make_folder(tmp_path / "pets", cat=2, dog=2)
+    with pytest.raises(UserError) as told:
+        shard(Folder(), folder, tmp_path / "shards")
+    assert str(told.value) == (
+        f"{tmp_path}/shards/pets-000000.tar reads otherwise than it was written: check the disk."
+    )
+    assert [file.name for file in (tmp_path / "shards").iterdir() if not file.name.startswith(".")] == [SUMMARY]
+
+
 def test_a_list_of_shards_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     pack(tmp_path / "a.tar", {"x/1.png": png(1)})
     for content in (b"\xff", b"[]", b'{"name": "a", "shards": "1"}'):

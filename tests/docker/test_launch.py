@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,29 @@ def test_kubernetes_reads_the_manifests() -> None:
     command = pod["containers"][0]["command"]
     assert f"--nnodes={job['spec']['completions']}" in command
     assert "--rdzv-conf=join_timeout=1800,read_timeout=1800" in command
+
+
+def test_two_pods_run_the_command_of_the_job(tmp_path: Path) -> None:
+    """As it is, but for the name of the first pod, which only Kubernetes knows, and one process in place of four GPUs.
+
+    In the place of graftline is a program that says what it was started with.
+    """
+    (_, job) = yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text())
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        here = f"127.0.0.1:{listener.getsockname()[1]}"
+    changes = {"--rdzv-endpoint=graftline-train-0.graftline-train:29500": f"--rdzv-endpoint={here}"}
+    changes |= {"torchrun": "-m torch.distributed.run", "--nproc-per-node=4": "--nproc-per-node=1"}
+    command = job["spec"]["template"]["spec"]["containers"][0]["command"]
+    assert changes.keys() < {*command}
+    started = [sys.executable, *" ".join(changes.get(word, word) for word in command).split()]
+    said = "f\"{os.environ['RANK']} of {os.environ['WORLD_SIZE']} {sys.argv[1:]}\\n\""
+    (tmp_path / "graftline.py").write_text(f"import os, sys; os.write(1, {said}.encode())")
+    own = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    pods = [subprocess.Popen(started, env=own, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [pod.communicate(timeout=240)[0] for pod in pods]
+    keys = ["train", "trainer=gpu", "data=folder", "data.path=/work/photos"]
+    assert sorted(told) == [f"{rank} of 2 {keys}\n" for rank in range(2)]
 
 
 def test_pods_have_the_rights_of_those_of_a_schedule() -> None:

@@ -3,15 +3,17 @@
 import math
 import re
 import shutil
+import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file
+from seen_images import read_seen, train_noting_images
 from workplace import TINY, Workplace
 
 from graftline.augment.draw import Draw
@@ -19,8 +21,6 @@ from graftline.augment.policy import EvalTransform
 from graftline.bundle.predictor import Predictor
 from graftline.data.decode import decode_rgb
 from graftline.data.version import DatasetVersion
-from graftline.training.fit_directory import read_checkpoint
-from graftline.training.place import Place, epochs_done
 
 
 @pytest.mark.parametrize("inputs", ["live", "cached", "adapted"])
@@ -138,30 +138,33 @@ def test_two_processes_lower_a_rate_that_diverges_together(workplace: Workplace,
     assert told.count("lower optim.lr") == 1
 
 
-def test_a_resume_with_fewer_processes_trains_on_the_rest_of_the_epoch(
-    workplace: Workplace, color_folder: Path
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_resume_with_other_processes_sees_each_image_of_the_rest_once(
+    before: int, after: int, workplace: Workplace, color_folder: Path, tmp_path: Path
 ) -> None:
-    """36 images in batches of 2: wherever in an epoch two processes were killed, one goes on there."""
-    own = ["trainer=ddp_cpu", "trainer.max_epochs=4000", "train.patience=null", "train.batch_size=2"]
+    """All of them are killed after two batches of 2 images each in the second epoch, which has 36 images."""
+    own = ["trainer=ddp_cpu", f"trainer.devices={before}", "trainer.max_epochs=4000", "train.patience=null"]
+    own += ["train.batch_size=2", "train.checkpoint_minutes=1e-9"]
     words = {line.partition("=")[0]: line for line in ["data=folder", f"data.path={color_folder}", *TINY, *own]}
-    last = "outputs/train/*/checkpoints/last.ckpt"
-    process = workplace.start_command("train", *words.values(), "train.checkpoint_minutes=1e-9")
-    while not list(workplace.root.glob(last)):
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-    for one in [*psutil.Process(process.pid).children(recursive=True), process]:
-        one.kill()
-    process.communicate()
-    (file,) = workplace.root.glob(last)
-    checkpoint = read_checkpoint(file)
-    place, done = Place.read(checkpoint), epochs_done(checkpoint)
-    assert place is not None
+    (noted := tmp_path / "noted").mkdir()
+    steps_per_epoch = 36 // (2 * before)
+    train = partial(train_noting_images, noted, steps_per_epoch + 2, ["train", *words.values()])
+    assert workplace.run_function(train).code == -signal.SIGKILL
+    seen = read_seen(noted)
+    assert seen[0] == list(range(36))
+    assert len(seen[1]) == 4 * before
     experiment = workplace.mlflow.get_experiment_by_name("colors0")
     assert experiment is not None
     (run,) = workplace.mlflow.search_runs([experiment.experiment_id])
-    ran = workplace.run(
-        "train", f"train.resume={run.info.run_id}", "trainer.devices=1", f"trainer.max_epochs={done + 1}"
-    )
+
+    resumed = [f"train.resume={run.info.run_id}", f"trainer.devices={after}", "trainer.max_epochs=3"]
+    ran = workplace.run_function(partial(train_noting_images, noted, None, ["train", *resumed]))
     assert ran.code == 0, ran.output
-    steps = [metric.step for metric in workplace.mlflow.get_metric_history(run.info.run_id, "val/loss")]
-    assert steps[-1] == checkpoint["global_step"] + (36 - place.images) // 2
+    assert read_seen(noted) == {epoch: list(range(36)) for epoch in range(3)}
+    history = workplace.mlflow.get_metric_history(run.info.run_id, "val/loss")
+    rest, later = (36 - 4 * before) // (2 * after), 36 // (2 * after)
+    assert [one.step for one in history] == [
+        steps_per_epoch,
+        steps_per_epoch + 2 + rest,
+        steps_per_epoch + 2 + rest + later,
+    ]

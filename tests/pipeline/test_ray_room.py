@@ -52,3 +52,19 @@ def test_a_number_that_cannot_be_divided_is_refused_with_those_that_can() -> Non
         five._find_room()
     with pytest.raises(UserError, match="give 8 or another cluster"):
         nine._find_room()
+
+
+def test_a_second_lightning_is_refused_before_anything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = {"strategy": "ray", "devices": 2}
+    job = ComposedStage("train", OmegaConf.create({"trainer": trainer, "cluster": None}), [], tmp_path)
+    assert RayTraining.of(job) == RayTraining(job, RayCluster(), 2)
+    metadata = tmp_path / "lightning-2.6.1.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: lightning\nVersion: 2.6.1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError) as refused:
+        RayTraining.of(job)
+    assert str(refused.value) == (
+        "The package lightning 2.6.1 is beside pytorch-lightning, and Ray takes it instead, whose Trainer knows none "
+        "of our callbacks: pip uninstall lightning."
+    )

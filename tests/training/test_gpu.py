@@ -179,3 +179,17 @@ def test_the_benchmark_runs(accelerator: str, capsys: pytest.CaptureFixture[str]
     assert "Frozen pass of test_efficientnet" in told
     assert "Training of all of test_efficientnet" in told
     assert "plain loop on timm" in told
+
+
+def test_the_benchmark_tells_cuda_graphs_apart() -> None:
+    told = [way.words() for way in gpu.list_ways("cuda", tiny=False)]
+    assert len(set(told)) == len(told) == 18
+    assert {"TF32, channels_last, compiled", "TF32, channels_last, compiled with CUDA graphs"} <= {*told}
+    assert not any("CUDA graphs" in way.words() for way in gpu.list_ways("cpu", tiny=False)), "a CPU has none"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_GPU)
+@pytest.mark.parametrize("measure", [gpu.plain_pass, gpu.plain_loop])
+def test_the_benchmark_runs_with_cuda_graphs(measure: Callable[[gpu.Work, str, gpu.Way], float]) -> None:
+    assert measure(gpu.Work.tiny(), "cuda", gpu.Way("float32", compile="compiled with CUDA graphs")) > 0

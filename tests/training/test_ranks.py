@@ -5,9 +5,11 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from torch._C._distributed_c10d import TCPStore
 
 from graftline.errors import UserError
 from graftline.training import ranks
@@ -38,6 +40,63 @@ with training:
     while True:
         time.sleep(0.1)
 """
+
+# A process that comes when it is told to, and then waits for all to meet.
+COMES = """
+import sys
+from graftline.training import ranks
+from graftline.training.launch import Launch
+
+ranks.SECONDS_BETWEEN_SIGNS, ranks.SECONDS_UNTIL_LOST = 0.1, 1.0
+launch = Launch("torchrun", int(sys.argv[1]), 3, 0, 1)
+sys.stdin.readline()
+if launch.rank == 0:
+    ranks.FirstRank(launch).end()
+else:
+    other = ranks.FurtherRank(launch)
+    print("here", flush=True)
+    assert other.next_order().directory is None
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_processes_may_come_one_after_the_other(tmp_path: Path) -> None:
+    """As where rank 0 looks up the run that is to be resumed: who is there before it does not take it for lost."""
+    store = TCPStore("127.0.0.1", free_port(), is_master=True, wait_for_workers=False)  # as torchrun keeps it
+    names = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{store.port}", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", COMES, f"{rank}"],
+            cwd=tmp_path,
+            env={**os.environ, **names},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(3)
+    ]
+    try:
+        for rank in (1, 0, 2):
+            pipe, told = processes[rank].stdin, processes[rank].stdout
+            assert pipe is not None
+            assert told is not None
+            pipe.write("\n")
+            pipe.flush()
+            if rank == 1:
+                assert told.readline() == "here\n"
+            else:
+                while not store.check([f"member/{rank}"]):
+                    assert processes[1].poll() is None, processes[1].communicate()[0]
+                    time.sleep(0.05)
+            time.sleep(3)  # longer than a process may be without a sign of life
+        outputs = [process.communicate(timeout=60)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0, 0], outputs
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
 
 
 @pytest.mark.slow

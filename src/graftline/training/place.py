@@ -1,7 +1,8 @@
 """Where in an epoch a checkpoint was made, so that a resume trains on each image of the rest once.
 
 The order of an epoch depends on seed and epoch only, and all processes take turns through it: so many images of it are
-done. A resume may have another number of processes, or images per step, and takes up the order there.
+done. A resume may have another number of processes, or images per step, and takes up the order there. As in any epoch,
+up to N - 1 images that cannot be divided by N processes sit it out: those at the end of the order.
 """
 
 import math

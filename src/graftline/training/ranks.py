@@ -119,7 +119,7 @@ class _Ranks:
                     sign, now = _read(store, _life(rank)), time.monotonic()
                     if sign != seen[rank][0]:
                         seen[rank] = sign, now
-                    elif now - seen[rank][1] > SECONDS_UNTIL_LOST:
+                    elif now - seen[rank][1] > (SECONDS_UNTIL_LOST if sign else SECONDS_TO_MEET):
                         self._on_lost(rank)
                     if _read(store, _failure(self._trainings, rank)):
                         self._on_lost(rank)
@@ -191,6 +191,7 @@ class FirstRank(_Ranks):
                     f"not come to rank 0 on {socket.gethostname()} within {SECONDS_TO_MEET:.0f} s: look whether all "
                     "nodes were started, and whether a firewall is between them."
                 )
+            self._store.add(_life(self.launch.rank), 1)  # those who have come see that it is here
             time.sleep(SECONDS_OF_SLEEP)
         members = [RankProcess(**json.loads(self._store.get(_member(rank)))) for rank in range(size)]
         for rank, member in enumerate(members):

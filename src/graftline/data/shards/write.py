@@ -4,6 +4,7 @@ A shard is there as a whole or not at all, and its index comes after it: what ha
 """
 
 import hashlib
+import io
 import json
 import logging
 import math
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,9 @@ from graftline.data.walk import is_leftover
 from graftline.errors import UnreachableError, UserError
 from graftline.files import atomic_file, write_json
 from graftline.locks import Lock
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +61,19 @@ class WrittenShards:
     bytes: int
     already: int
     left_out: Sequence[str]
+
+
+class _DigestedFile(io.BufferedWriter):
+    """A file that is written, and the SHA-256 of what was to be."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(io.FileIO(file, "wb"))
+        self.sha256 = hashlib.sha256()
+
+    def write(self, content: "ReadableBuffer") -> int:
+        """Write to the end of it."""
+        self.sha256.update(content)
+        return super().write(content)
 
 
 class _Task(NamedTuple):
@@ -129,12 +146,14 @@ def write_shard(shard: Path, images: Iterable[tuple[Mapping[str, Any], bytes]]) 
         images: what is known of each (`KNOWN`, class_index, key and suffix of its name, and source), and its content.
     """
     with atomic_file(shard) as temporary:
-        with temporary.open("wb") as tar:
+        with _DigestedFile(temporary) as tar:
             rows = [_write(tar, row, content) for row, content in images]
             _fill(tar, tarfile.RECORDSIZE, at_least=2 * _BLOCK)
             tar.flush()
             os.fsync(tar.fileno())  # the index says that the shard is whole: after a power failure, too
-        _verify(temporary, rows, shard)
+        with temporary.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").digest() != tar.sha256.digest():
+                raise UserError(f"{shard} reads otherwise than it was written: check the disk.")
     write_index(rows, shard, index_path(shard), read_status(str(shard)))
     return len(rows)
 
@@ -273,11 +292,3 @@ def _fill(tar: BinaryIO, unit: int, at_least: int = 0) -> None:
     """Add zeros up to a multiple of ``unit``."""
     end = tar.tell() + at_least
     tar.write(bytes(at_least + -end % unit))
-
-
-def _verify(written: Path, rows: Sequence[dict[str, Any]], shard: Path) -> None:
-    with written.open("rb") as file:
-        for row in rows:
-            file.seek(row["offset"])
-            if hashlib.sha256(file.read(row["size"])).hexdigest() != row["sha256"]:
-                raise UserError(f"{row['name']} reads otherwise from {shard} than it was written: check the disk.")
