@@ -15,6 +15,7 @@ def test_a_log_is_told_the_pace_and_the_time_left(
     monkeypatch.setattr(predict, "time", SimpleNamespace(monotonic=lambda: clock.now))
     told = []
     with predict._pace(10_000) as go_on:
+        capsys.readouterr()  # what is counted
         for seconds, count in ((40, 500), (24, 780), (60, 7680), (60, 1040)):
             clock.now += seconds
             go_on(count)
