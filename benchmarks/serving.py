@@ -2,6 +2,7 @@
 
     python benchmarks/serving.py BUNDLE            needs wrk (Debian: wrk) and about 3 minutes of idle cores
     taskset -c 1 python benchmarks/serving.py BUNDLE --seconds 5 --clients 1 16
+    python benchmarks/serving.py BUNDLE --requests 20000        the server's memory alone, early and at the end
 
 All of it shares the cores that this process may use, wrk included. CPU is the processor time of a server and its
 children for each image, which other programs on the machine change less than the rates.
@@ -42,6 +43,8 @@ CLIENTS = (1, 4, 16, 64)
 SIDE = 500  # px
 BATCH = 16
 NUM_PHOTOS = 8
+MEMORY_CLIENTS = 16
+FIRST = 2500  # requests, after which a server has all that it keeps
 SCRIPT = """
 local bodies, number = {{}}, 0
 for index = 0, {count} - 1 do
@@ -132,6 +135,27 @@ def parts(bundle: Path, files: Sequence[bytes]) -> dict[str, float]:
     return found
 
 
+def resident(process: psutil.Process) -> str:
+    """Return the memory of a process and its children in words."""
+    return f"{sum(one.memory_info().rss for one in (process, *process.children(recursive=True))) / 1e6:.0f} MB"
+
+
+def memory(url: str, files: Sequence[bytes], requests: int, clients: int, process: psutil.Process) -> None:
+    """Ask a server so many times, and print its memory after the first 2,500 requests and at the end."""
+
+    def ask(number: int) -> None:
+        body = files[number % len(files)]
+        request = urllib.request.Request(url, body, {"Content-Type": "image/jpeg"})  # noqa: S310 - this machine's
+        urllib.request.urlopen(request, timeout=60).close()  # noqa: S310 - likewise; raises unless it is answered
+
+    done = 0
+    with ThreadPoolExecutor(clients) as pool:
+        for count in (min(FIRST, requests), max(0, requests - FIRST)):
+            for _ in pool.map(ask, range(count)):
+                done += 1
+            print(f"{done:7,} requests of {clients} clients: {resident(process)}", flush=True)
+
+
 @contextmanager
 def running(command: Sequence[str], port: int, folder: Path) -> Iterator[psutil.Process]:
     """Run a server until the block ends."""
@@ -150,6 +174,16 @@ def running(command: Sequence[str], port: int, folder: Path) -> Iterator[psutil.
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@contextmanager
+def serving(bundle: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """Serve a bundle until the block ends; yields the address that classifies, and the server."""
+    with tempfile.TemporaryDirectory() as folder:
+        port = free_port()
+        command = [sys.executable, "-m", "graftline.pipeline", "serve", f"model={bundle}", f"port={port}"]
+        with running([*command, "accelerator=cpu"], port, Path(folder)) as process:
+            yield f"http://127.0.0.1:{port}/predict", process
 
 
 def processor_seconds(process: psutil.Process) -> float:
@@ -189,23 +223,25 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--seconds", type=int, default=10)
     parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS)
+    parser.add_argument("--requests", type=int, help="measure the server's memory alone, over so many")
     asked = parser.parse_args()
+    files, bundle = photos(), asked.bundle.resolve()
+    if asked.requests is not None:
+        with serving(bundle) as (url, process):
+            memory(url, files, asked.requests, MEMORY_CLIENTS, process)
+        return
     if shutil.which("wrk") is None:
         sys.exit("wrk is missing: apt-get install wrk")
-    files, bundle = photos(), asked.bundle.resolve()
     print(f"{len(os.sched_getaffinity(0))} cores; JPEGs of {sum(map(len, files)) / len(files) / 1000:.0f} kB")
     told = ", ".join(f"{name} {value:.1f}" for name, value in parts(bundle, files).items())
     print(f"CPU ms an image: {told}")
     show("bare loop", 0, bare(bundle, files, asked.seconds))
+    with serving(bundle) as (url, process):
+        for clients in asked.clients:
+            load(url, "image/jpeg", files, clients, asked.seconds // 2, process)  # warm
+            show("graftline", clients, load(url, "image/jpeg", files, clients, asked.seconds, process))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        port = free_port()
-        command = [sys.executable, "-m", "graftline.pipeline", "serve", f"model={bundle}", f"port={port}"]
-        with running([*command, "accelerator=cpu"], port, folder) as process:
-            for clients in asked.clients:
-                url = f"http://127.0.0.1:{port}/predict"
-                load(url, "image/jpeg", files, clients, asked.seconds // 2, process)  # warm
-                show("graftline", clients, load(url, "image/jpeg", files, clients, asked.seconds, process))
         os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
         save_model(bundle, folder / "model", files[0])
         port = free_port()

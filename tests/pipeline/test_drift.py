@@ -22,6 +22,14 @@ from graftline.pipeline.cli import compose
 from graftline.pipeline.drift import DriftResult
 from graftline.pipeline.training.drift_reference import leave_ensemble_reference
 
+RETRAIN = "label some of them, add them to "  # the proposal
+
+
+def read_gauges(file: Path) -> dict[str, float]:
+    """Return the values by their names and labels."""
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
 
 @pytest.fixture(scope="module")
 def place(make_workplace: Callable[[str], Workplace]) -> Workplace:
@@ -36,6 +44,13 @@ def test_images_like_those_of_the_training_are_no_drift(place: Workplace) -> Non
     ran = place.run("drift", "model=./bundle", "images=same")
     assert ran.code == 0, ran.output
     assert ran.result["outcome"] == "no drift", ran.output
+    for text in (ran.output, (ran.directory / "drift.html").read_text(encoding="utf-8")):
+        assert RETRAIN not in text
+    gauges, estimate = read_gauges(ran.directory / "drift.prom"), ran.result["metrics"]["estimated_accuracy"]
+    model = f'{{model="{place.root.name}"}}'
+    for gauge, key in (("", "value"), ("_low", "low"), ("_high", "high")):
+        assert gauges[f"graftline_estimated_accuracy{gauge}{model}"] == pytest.approx(estimate[key])
+    assert 0 < estimate["low"] <= estimate["value"] <= estimate["high"] <= 1
 
 
 def test_blurred_images_are(place: Workplace) -> None:
@@ -45,10 +60,10 @@ def test_blurred_images_are(place: Workplace) -> None:
     run = place.mlflow.get_run(ran.result["run_id"])
     assert (run.data.metrics["drift/rings"], run.data.metrics["drift/images"]) == (1, 100)
     assert {"drift.html", "drift.prom"} <= {item.path for item in place.mlflow.list_artifacts(run.info.run_id)}
-    gauges = (place.root / "gauges.prom").read_text(encoding="utf-8")
-    assert gauges == (ran.directory / "drift.prom").read_text(encoding="utf-8")
-    lines = [line for line in gauges.splitlines() if not line.startswith("#")]
-    values = {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+    for text in (ran.output, (ran.directory / "drift.html").read_text(encoding="utf-8")):
+        assert RETRAIN in text
+    assert (place.root / "gauges.prom").read_bytes() == (ran.directory / "drift.prom").read_bytes()
+    values = read_gauges(place.root / "gauges.prom")
     model = f'model="{place.root.name}"'
     assert values[f"graftline_drift{{{model}}}"] == 1
     sharpness = values[f'graftline_drift_distance{{{model},statistic="sharpness"}}']

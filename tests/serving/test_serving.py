@@ -28,7 +28,11 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 from graftline.bundle.predictor import Predictor
+from graftline.errors import UserError
+from graftline.pipeline.cli import compose
+from graftline.pipeline.verify import VerifyResult
 from graftline.serving.answers import classify
+from graftline.serving.check import ServerCheck
 from graftline.serving.modules import imported_modules
 from graftline.serving.package import save_model
 
@@ -297,3 +301,21 @@ def test_a_request_of_another_shape(server: str) -> None:
         urllib.request.urlopen(request, timeout=60)
     assert caught.value.code == 400
     assert "image" in json.load(caught.value)["message"]
+
+
+@pytest.mark.long
+def test_verify_compares_the_answers_of_mlflows_server(
+    server: str, bundle: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tells nothing of its steps, nor which bundle it serves."""
+    monkeypatch.chdir(tmp_path)
+    address = server.removesuffix("/invocations")
+    found = compose("verify", [f"bundle={address}", f"against={bundle}"]).run()
+    assert isinstance(found, VerifyResult)
+    assert isinstance(found.verification, ServerCheck)
+    assert found.verification.num_differing == {"answer": 0}
+    assert found.verification.num_images > 30
+    with pytest.raises(UserError, match="does not tell which bundle of this machine it serves"):
+        compose("verify", [address]).run()
+    with pytest.raises(UserError, match=rf"^{address} changes a probability by 0\.0\d, .* from the step 'answer' on"):
+        compose("verify", [f"bundle={address}", f"against={calibrated}"]).run()

@@ -8,11 +8,12 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import onnxruntime
 
-from graftline.bundle.layout import EMBEDDING, INPUT, LOGITS, ONNX_FILE
+from graftline.bundle.layout import CONFIG_FILE, EMBEDDING, INPUT, LOGITS, ONNX_FILE, WEIGHTS_FILE
 from graftline.errors import UserError, first_line
 from graftline.execution import Execution
 
 EngineName: TypeAlias = Literal["onnx", "torch"]
+ENGINE_FILES: dict[EngineName, tuple[str, ...]] = {"onnx": (ONNX_FILE,), "torch": (WEIGHTS_FILE, CONFIG_FILE)}
 Engine: TypeAlias = Callable[[np.ndarray, Sequence[str]], list[np.ndarray]]
 """Runs the network: images (B, C, H, W) float32 and names of outputs → these: logits (B, K), embedding (B, E)."""
 

@@ -26,7 +26,7 @@ from graftline.bundle.golden import environment, read_golden
 from graftline.bundle.grid import Average, Grid, mean_logits
 from graftline.bundle.images import ImageLike
 from graftline.bundle.layout import CARD_FILE, GOLDEN_FOLDER, find_damage, hash_files, is_intact, read_description
-from graftline.bundle.predictor import Predictor, softmax
+from graftline.bundle.predictor import Predictor, check_files, softmax
 from graftline.data.decode import Decoding
 from graftline.errors import UserError
 from graftline.execution import Execution
@@ -86,14 +86,11 @@ class Ensemble:
             UserError: the description or a member is missing or not what was saved.
         """
         content = read_ensemble(directory)
-        if check and content["digest"] != _described_digest(content):
-            raise UserError(f"{directory / CARD_FILE} is not what was saved: copy or save the ensemble again.")
+        if check:
+            _check_members(directory, content, engine)
         entries = content["members"]
         folders = [directory / entry["folder"] for entry in entries]
-        members = tuple(Predictor.from_directory(folder, engine, execution, check=check) for folder in folders)
-        for folder, member, entry in zip(folders, members, entries, strict=True):
-            if check and member.digest != entry["digest"]:
-                raise UserError(f"{folder} is not the member that was saved: copy or save the ensemble again.")
+        members = tuple(Predictor.from_directory(folder, engine, execution, check=False) for folder in folders)
         return cls(
             members=members,
             names=tuple(map(str, folders)),
@@ -301,6 +298,18 @@ def read_ensemble(directory: Path) -> dict[str, Any]:
     if missing := [entry for entry in _ENTRIES if entry not in content]:
         raise UserError(f"{file} is damaged (it has no '{missing[0]}'): save the bundle again.")
     return content
+
+
+def _check_members(directory: Path, content: Mapping[str, Any], engine: EngineName) -> None:
+    """Make sure that the description and all members are what was saved, before one of them is loaded."""
+    if content["digest"] != _described_digest(content):
+        raise UserError(f"{directory / CARD_FILE} is not what was saved: copy or save the ensemble again.")
+    for entry in content["members"]:
+        folder = directory / entry["folder"]
+        description = read_description(folder)
+        if description["digest"] != entry["digest"]:
+            raise UserError(f"{folder} is not the member that was saved: copy or save the ensemble again.")
+        check_files(folder, description, engine)
 
 
 def read_digest(directory: Path) -> str:

@@ -5,7 +5,7 @@ Letters: N images, B batch, C channels, H, W height and width in px, K classes, 
 
 import contextlib
 import itertools
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,12 @@ from graftline.augment.preprocess import Preprocessing
 from graftline.bundle.answers import Answers, find_reasons, join_answers, report_progress
 from graftline.bundle.calibration import UNCALIBRATED, Calibration
 from graftline.bundle.decision import MOST_PROBABLE, Decision
-from graftline.bundle.engines import Engine, EngineName, onnx_engine, torch_engine
+from graftline.bundle.engines import ENGINE_FILES, Engine, EngineName, onnx_engine, torch_engine
 from graftline.bundle.images import ImageLike, prepare_ahead, read_pixels, refuse_unreadable
 from graftline.bundle.layout import (
     EMBEDDING,
     LOGITS,
-    ONNX_FILE,
     REFERENCES_FILE,
-    WEIGHTS_FILE,
     find_damage,
     read_description,
 )
@@ -42,6 +40,22 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     probabilities: np.ndarray = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(logits.dtype)
     return probabilities
+
+
+def check_files(directory: Path, content: Mapping[str, Any], engine: EngineName) -> None:
+    """Make sure that a bundle's description, and the files that an engine loads, are what was saved.
+
+    Args:
+        directory: the bundle.
+        content: its description.
+        engine: what is to run the network.
+
+    Raises:
+        UserError: one is not; the first of them is named.
+    """
+    files = [*ENGINE_FILES[engine], *([] if content.get("refusal") is None else [REFERENCES_FILE])]
+    if damaged := find_damage(directory, content, *files):
+        raise UserError(f"{directory / damaged[0]} is not what was saved: copy or save the bundle again.")
 
 
 @dataclass(frozen=True)
@@ -91,18 +105,16 @@ class Predictor:
             engine: ``onnx`` runs model.onnx with ONNX Runtime; ``torch`` runs model.safetensors with timm and torch.
             execution: the device, and how many threads prepare images and run the network. ONNX Runtime uses a GPU if
                 it was built for one.
-            check: whether the description and the network's file must be what was saved; hashing the file takes a part
-                of the time of loading it.
+            check: whether the description and the network's files must be what was saved; hashing them takes a part of
+                the time of loading them.
 
         Raises:
             UserError: no bundle is there, one that this version of graftline cannot read, or a changed one.
         """
         directory = Path(directory)
         content = read_description(directory)
-        file = ONNX_FILE if engine == "onnx" else WEIGHTS_FILE
-        files = [file] if content.get("refusal") is None else [file, REFERENCES_FILE]
-        if check and (damaged := find_damage(directory, content, *files)):
-            raise UserError(f"{directory / damaged[0]} is not what was saved: copy or save the bundle again.")
+        if check:
+            check_files(directory, content, engine)
         return cls(
             class_names=tuple(content["class_names"]),
             preprocessing=Preprocessing.from_dict(content["preprocessing"]),

@@ -3,14 +3,14 @@
 Letters: M golden images, K classes, C channels of the network's input.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from graftline.bundle.engines import EngineName
+from graftline.bundle.engines import ENGINE_FILES, EngineName
 from graftline.bundle.ensemble import (
     AnyPredictor,
     Ensemble,
@@ -20,7 +20,7 @@ from graftline.bundle.ensemble import (
     read_replay,
 )
 from graftline.bundle.golden import HASHED_STEPS, Replay, environment, read_golden, replay
-from graftline.bundle.layout import GOLDEN_FOLDER, LOGITS, find_damage, read_description
+from graftline.bundle.layout import GOLDEN_FOLDER, LOGITS, REFERENCES_FILE, find_damage, read_description
 from graftline.bundle.predictor import Predictor, softmax
 from graftline.errors import UserError, first_line
 from graftline.execution import Execution
@@ -75,7 +75,7 @@ class Verification:
     def problem(self) -> str | None:
         """What is wrong, as one sentence; None if the bundle is whole and gives its writer's probabilities."""
         if self.damaged:
-            return f"{', '.join(self.damaged)} of this bundle is not what was saved: copy or save the bundle again."
+            return _name_damage(self.damaged)
         if self.failure is not None:
             return f"The network of this bundle cannot run on its golden images here ({self.failure})."
         if self.unreadable:
@@ -115,11 +115,13 @@ def verify_bundle(
         execution: on what device, with how many threads.
 
     Raises:
-        UserError: no bundle is there, it cannot be loaded, or it has no golden images.
+        UserError: no bundle is there, it cannot be loaded, it has no golden images, or a file that would be loaded
+            to compute its answers is not what was saved.
     """
     if is_ensemble(directory):
         return _verify_ensemble(directory, engine, execution)
     damaged = find_damage(directory, read_description(directory))
+    _refuse_changed_network(damaged, engine)
     try:
         predictor = Predictor.from_directory(directory, engine, execution, check=False)
     except Exception as error:  # whatever a description or a network's file that was changed leads to
@@ -133,6 +135,7 @@ def verify_bundle(
 
 def _verify_ensemble(directory: Path, engine: EngineName, execution: Execution) -> Verification:
     damaged = find_ensemble_damage(directory)
+    _refuse_changed_network(damaged, engine)
     folders = [directory / entry["folder"] for entry in read_ensemble(directory)["members"]]
     parts = [verify_bundle(folder, engine, execution) for folder in folders]
     change = float("inf")
@@ -149,6 +152,16 @@ def _verify_ensemble(directory: Path, engine: EngineName, execution: Execution) 
         unreadable={name: reason for part in parts for name, reason in part.unreadable.items()},
         failure=failure,
     )
+
+
+def _refuse_changed_network(damaged: Sequence[str], engine: EngineName) -> None:
+    loaded = (*ENGINE_FILES[engine], REFERENCES_FILE)
+    if any(Path(name).name in loaded for name in damaged):
+        raise UserError(_name_damage(damaged))
+
+
+def _name_damage(damaged: Sequence[str]) -> str:
+    return f"{', '.join(damaged)} of this bundle is not what was saved: copy or save the bundle again."
 
 
 def _replay_ensemble(ensemble: Ensemble, directory: Path) -> float:

@@ -42,7 +42,7 @@ _ERROR_CODES = {404: "ENDPOINT_NOT_FOUND", 500: "INTERNAL_ERROR", 503: "TEMPORAR
 
 Handler = Callable[[Request], Awaitable[Response]]
 T = TypeVar("T")
-Responder = Callable[[Slot, list[bytes]], Coroutine[Any, Any, dict[str, Any]]]
+Responder = Callable[[Slot, list[bytes]], Coroutine[Any, Any, tuple[ServedModel, dict[str, Any]]]]
 
 
 @dataclass(frozen=True)
@@ -130,27 +130,28 @@ class Service:
                 slot.running.batcher.check_room()  # before megabytes are read
                 with room.share() as share:
                     images = await read_images(request, self.limits, share, parse)
-                    return JSONResponse(await _while_connected(request, respond(slot, images)))
+                    model, content = await _while_connected(request, respond(slot, images))
+                    return JSONResponse(content, headers=_named(model))
             except RefusedRequest as refused:
                 return _error(refused.status, refused.sentence, refused.headers)
 
         return answer
 
-    async def _predict(self, slot: Slot, images: list[bytes]) -> dict[str, Any]:
+    async def _predict(self, slot: Slot, images: list[bytes]) -> tuple[ServedModel, dict[str, Any]]:
         model, answers = await slot.answer(images)
-        return {**model.identity(), "predictions": self._counted(model, answers)}
+        return model, {**model.identity(), "predictions": self._counted(model, answers)}
 
-    async def _invocations(self, slot: Slot, images: list[bytes]) -> dict[str, Any]:
+    async def _invocations(self, slot: Slot, images: list[bytes]) -> tuple[ServedModel, dict[str, Any]]:
         model, answers = await slot.answer(images)
-        return {"predictions": model.rows(self._counted(model, answers))}
+        return model, {"predictions": model.rows(self._counted(model, answers))}
 
-    async def _explain(self, slot: Slot, images: list[bytes]) -> dict[str, Any]:
+    async def _explain(self, slot: Slot, images: list[bytes]) -> tuple[ServedModel, dict[str, Any]]:
         model, explained = await _of_one(slot.explain, images)
-        return {**model.identity(), **explained}
+        return model, {**model.identity(), **explained}
 
-    async def _replay(self, slot: Slot, images: list[bytes]) -> dict[str, Any]:
+    async def _replay(self, slot: Slot, images: list[bytes]) -> tuple[ServedModel, dict[str, Any]]:
         model, steps = await _of_one(slot.replay, images)
-        return {**model.identity(), "steps": steps}
+        return model, {**model.identity(), "steps": steps}
 
     def _counted(self, model: ServedModel, answers: list[Answer]) -> list[dict[str, Any]]:
         flaws = {number: answer.flaw for number, answer in enumerate(answers) if answer.flaw is not None}
@@ -159,6 +160,12 @@ class Service:
         predictions = model.predictions(answers)
         self.measures.predictions(model.name, predictions)
         return predictions
+
+
+def _named(model: ServedModel) -> dict[str, str]:
+    """Return the headers that name what answered: MLflow's table has no place for it."""
+    named = {"Model-Version": model.origin.version, "Model-Digest": model.predictor.digest}
+    return {name: str(value) for name, value in named.items() if value is not None}
 
 
 class _Named(Mount):
