@@ -168,8 +168,8 @@ class Evaluate:
                 result.rows,
                 f"{version.name}: {tested.split_in_words}, {len(tested.paths):,} images; [95 % intervals]",
             )
-            say("* as accurate as nothing else that takes as little time.")
-            say(sentence(result.whole_row, result.rows[0]))
+            for told in (sentence(result.whole_row, result.rows[0]), *result.verdict_notes):
+                say(told)
             slices = write_slices(tested, version, directory)
             outcome = GridOutcome(RunDirectory(directory), version, members, whole, result, slices, seen)
             report = write_grid(outcome, run.id)

@@ -128,7 +128,7 @@ def _report(outcome: GridOutcome, crops: PictureFile, run_id: str) -> Report:
         decision=[card.get("decision", {}).get("sentence") or MOST_PROBABLE_ANSWER],
         slices=outcome.slices.slices,
         members_and_crops=MembersAndCrops(
-            result.rows, members.described, [outcome.gain, *_warnings(outcome.sets)], [crops]
+            result.rows, members.described, [outcome.gain, *result.verdict_notes, *_warnings(outcome.sets)], [crops]
         ),
         summaries=summaries,
         notes=[*seen_facts(outcome.seen).values(), outcome.slices.sentence],

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from graftline.bundle.ensemble import Ensemble
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.evaluation import EvaluationResult
-from graftline.evaluation.grid import GridRow
+from graftline.evaluation.grid import GridRow, verdict_notes
 from graftline.evaluation.metrics import Interval, metrics_json
 from graftline.evaluation.selection import Selection
 from graftline.evaluation.slices import Slice
@@ -97,8 +97,11 @@ class EnsembleOutcome:
 
     @property
     def gain(self) -> str:
-        """What the ensemble gains on the test images, a sentence; empty where there are none."""
-        return f"Over its best member with one crop: {sentence(self.rows[-1], self.rows[0])}" if self.rows else ""
+        """What the ensemble gains on the test images, and what these show at all; empty where there are none."""
+        if self.result is None:
+            return ""
+        notes = verdict_notes(self.rows, self.result.predictions)
+        return " ".join([f"Over its best member with one crop: {sentence(self.rows[-1], self.rows[0])}", *notes])
 
     @property
     def parts(self) -> list[str]:

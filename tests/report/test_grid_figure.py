@@ -19,13 +19,18 @@ def rows() -> list[GridRow]:
     labels = generator.integers(0, 2, 200)
     logits = generator.normal(0, 1, (3, 2, 200, 2)).astype(np.float32)
     logits[:, :, np.arange(200), labels] += 1
+    logits[:, 1, np.arange(200), labels] += 1  # ten crops help
     return compare(logits, labels, ["1", "10"], np.array([[3.0, 31.0]] * 3), resamples=100)
 
 
 def test_the_sentence_says_gain_and_price(rows: list[GridRow]) -> None:
     gain = rows[-1].accuracy_gain
-    expected = f"{100 * gain.value:+.1f} [{100 * gain.low:.1f}, {100 * gain.high:.1f}] points for 31x the time."
-    assert sentence(rows[-1], rows[0]) == f"3 members x 10 crops: {expected}"
+    expected = f"{100 * gain.value:+.1f} [{100 * gain.low:.1f}, {100 * gain.high:.1f}] points for 31x the time"
+    test = rows[-1].test
+    assert test is not None
+    assert test.verdict == "better"
+    verdict = f"better (p {'< 0.001' if test.corrected_p_value < 0.001 else f'= {test.corrected_p_value:.3f}'})"
+    assert sentence(rows[-1], rows[0]) == f"3 members x 10 crops: {expected}, {verdict}."
     assert sentence(rows[0], rows[0]).endswith(" % at 3.0 ms.")
 
 
@@ -36,10 +41,17 @@ def test_the_table_has_all_rows_and_marks_the_frontier(
     print_grid(rows, "pets: test split")
     told = capsys.readouterr().out
     assert "[red] 64 px" in told
-    assert told.count("*") == sum(row.is_on_frontier for row in rows)
+    lines = told.splitlines()
+    assert max(map(len, lines)) <= 100
+    verdicts = [row.test.verdict for row in rows[1:] if row.test is not None]
+    assert set(verdicts) == {"better", "no difference shown"}
+    printed = [line for line in lines if "[" in line and "red" not in line]
+    assert ["  +  " in line for line in printed] == [False, *(one == "better" for one in verdicts)]
+    assert lines[-1].startswith("+ better, - worse than the first row; ")
     table = pd.read_csv(write_grid_table(rows, tmp_path / "grid.csv"))
     assert len(table) == len(rows) == 10
     assert table["members"].tolist()[-1] == "1-3"
+    assert table["verdict"].tolist()[1:] == verdicts
     assert table["accuracy_gain"].tolist() == pytest.approx([row.accuracy_gain.value for row in rows])
 
 
