@@ -41,7 +41,7 @@ from graftline.pipeline.runs.stage_summaries import find_summaries
 from graftline.pipeline.stage import StageResult
 from graftline.pipeline.training.result import MOST_PROBABLE_ANSWER
 from graftline.report.content import Calibrated, Report
-from graftline.report.grid_tables import crops_in_words, print_grid, print_members, sentence
+from graftline.report.grid_tables import crops_harm, crops_in_words, print_grid, print_members, sentence
 from graftline.report.run_note import run_note
 from graftline.report.run_report import write_report
 from graftline.report.tables import print_scores
@@ -168,7 +168,8 @@ class Evaluate:
                 result.rows,
                 f"{version.name}: {tested.split_in_words}, {len(tested.paths):,} images; [95 % intervals]",
             )
-            for told in (sentence(result.whole_row, result.rows[0]), *result.verdict_notes):
+            gain = sentence(result.whole_row, result.rows[0])
+            for told in (gain, *result.verdict_notes, *crops_harm(self.crops)):
                 say(told)
             slices = write_slices(tested, version, directory)
             outcome = GridOutcome(RunDirectory(directory), version, members, whole, result, slices, seen)

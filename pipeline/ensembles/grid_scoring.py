@@ -1,11 +1,10 @@
 """What becomes of members x crops in a stage: a table, a picture, a report, and entries in its MLflow run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graftline.augment.crops import CROP_SETS
 from graftline.bundle.ensemble import Ensemble
 from graftline.bundle.grid import Average
 from graftline.data.decode import decode_rgb
@@ -25,7 +24,7 @@ from graftline.report.captions import CAPTIONS, HEADINGS
 from graftline.report.content import Calibrated, MembersAndCrops, PictureFile, Report
 from graftline.report.crops_figure import crops_figure
 from graftline.report.grid_figure import grid_figure
-from graftline.report.grid_tables import crops_in_words, describe, sentence, write_grid_table
+from graftline.report.grid_tables import crops_harm, crops_in_words, describe, sentence, write_grid_table
 from graftline.report.run_note import run_note
 from graftline.report.run_report import write_report
 from graftline.report.style import save
@@ -128,7 +127,7 @@ def _report(outcome: GridOutcome, crops: PictureFile, run_id: str) -> Report:
         decision=[card.get("decision", {}).get("sentence") or MOST_PROBABLE_ANSWER],
         slices=outcome.slices.slices,
         members_and_crops=MembersAndCrops(
-            result.rows, members.described, [outcome.gain, *result.verdict_notes, *_warnings(outcome.sets)], [crops]
+            result.rows, members.described, [outcome.gain, *result.verdict_notes, *crops_harm(outcome.sets)], [crops]
         ),
         summaries=summaries,
         notes=[*seen_facts(outcome.seen).values(), outcome.slices.sentence],
@@ -151,10 +150,3 @@ def log_grid(run: "Run", outcome: GridOutcome) -> None:
     run.log_metrics({**gains, "cost/ms_per_image": row.milliseconds}, step=0)
     run.log_artifact(outcome.files.path / GRID_TABLE)
     run.describe(outcome.description(run.id))
-
-
-def _warnings(sets: Sequence[str]) -> Iterator[str]:
-    """Yield where each set of crops is wrong."""
-    for name in sets:
-        if name != "1":
-            yield f"{crops_in_words(name)[:1].upper()}{crops_in_words(name)[1:]} do harm {CROP_SETS[name].wrong}."

@@ -88,6 +88,8 @@ def test_runs_and_crops_are_compared_on_the_same_images(
     told = " ".join(capsys.readouterr().out.split())
     assert "2 members x 10 crops: " in told
     assert "points for" in told
+    assert "Crops 10 take up to 10 passes of the network, and do harm where left and right differ" in told
+    assert re.search(r"\d+ images show (no difference|differences) in accuracy .* corrected for 5 comparisons", told)
     assert "test_efficientnet 48 px" in told
     run = place.mlflow.get_run(result.run_id)
     assert run.data.metrics["test/accuracy"] == pytest.approx(table["accuracy"].iloc[-1])

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from graftline.augment.crops import CROP_SETS
 from graftline.augment.preprocess import Preprocessing
 from graftline.evaluation.grid import GridRow, compare
 from graftline.report.crops_figure import boxes, crops_figure
@@ -81,4 +82,11 @@ def test_boxes_are_where_the_crops_were_cut() -> None:
     figure = crops_figure(image, own, ["1", "5", "144"])
     figure.draw_without_rendering()
     assert [axes.get_title() for axes in figure.axes] == ["1 crop", "5 crops", "144 crops"]
+    below = [" ".join(axes.get_xlabel().split()) for axes in figure.axes]
+    assert "harm" not in below[0]
+    for told, name in zip(below[1:], ("5", "144"), strict=True):
+        assert told.endswith(f"{name} passes; harm {CROP_SETS[name].wrong}")
+    alone = crops_figure(image, own, ["1", "10"])
+    alone.draw_without_rendering()
+    assert all(text.get_window_extent().x1 <= alone.bbox.x1 for text in alone.texts), "no line is cut off"
     assert [len(axes.patches) for axes in figure.axes[:2]] == [2, 6]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from graftline.augment.crops import CROP_SETS
 from graftline.console import print_table, say
 from graftline.evaluation.comparison import format_p_value
 from graftline.evaluation.grid import GridRow
@@ -68,6 +69,19 @@ def crops_in_words(crops: str) -> str:
     ('1 crop', '10 crops', 'd4')
     """
     return f"{crops} crop{'' if crops == '1' else 's'}" if crops.isdigit() else crops
+
+
+def crops_harm(names: Sequence[str]) -> list[str]:
+    """Say of each set of crops but the single one what it costs, and on which images it does harm.
+
+    >>> crops_harm(["1", "5"])
+    ['Crops 5 take up to 5 passes of the network, and do harm where what matters lies in the center alone.']
+    """
+    sets = {name: CROP_SETS[name] for name in names if name != "1"}
+    return [
+        f"Crops {name} take up to {one.count} passes of the network, and do harm {one.wrong}."
+        for name, one in sets.items()
+    ]
 
 
 def points(gain: Interval) -> str:
