@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graftline.bundle.ensemble import Ensemble
-from graftline.bundle.grid import Average
 from graftline.data.decode import decode_rgb
 from graftline.data.file_names import to_path
 from graftline.data.version import DatasetVersion
@@ -69,6 +68,11 @@ class GridOutcome:
         return f"{len(tested.paths):,} ({tested.split_in_words}), digest {tested.split_digest}"
 
     @property
+    def average(self) -> str:
+        """What is averaged, and how much each member counts where they do not count alike."""
+        return f"of {self.whole.average}{_shares_in_words(self.whole)}"
+
+    @property
     def gain(self) -> str:
         """What the whole gains over the first row, a sentence."""
         return sentence(self.result.whole_row, self.result.rows[0])
@@ -77,6 +81,7 @@ class GridOutcome:
         """Return what the page of the run shows first."""
         facts = {
             "Members": "".join(f"\n    - {member}" for member in self.members.described),
+            "Average": self.average,
             "Gain": self.gain,
             "Data": f"{self.version.name}, version `{self.version.digest}`",
             "Images": self.images,
@@ -86,11 +91,18 @@ class GridOutcome:
         return run_note(run_id, self.result.whole.scores, facts)
 
 
-def name_grid(members: Members, crops: Sequence[str], average: Average, version: DatasetVersion) -> str:
+def name_grid(members: Members, crops: Sequence[str], whole: Ensemble, version: DatasetVersion) -> str:
     """Return a name that says what is special about the run of an evaluation of members x crops."""
     sets = crops_in_words(crops[0]) if len(crops) == 1 else f"crops {', '.join(crops)}"
-    of_logits = ", mean of logits" if average == "logits" else ""
-    return f"{counted(members.labels)}, {sets}{of_logits} on {version.name}"
+    of_logits = ", mean of logits" if whole.average == "logits" else ""
+    return f"{counted(members.labels)}, {sets}{of_logits}{_shares_in_words(whole)} on {version.name}"
+
+
+def _shares_in_words(whole: Ensemble) -> str:
+    """Say how much the members count, where they do not count alike."""
+    if len(set(whole.shares)) == 1:
+        return ""
+    return f", shares {', '.join(f'{100 * share:.0f} %' for share in whole.shares)}"
 
 
 def write_grid(outcome: GridOutcome, run_id: str) -> Path:
@@ -115,7 +127,7 @@ def _report(outcome: GridOutcome, crops: PictureFile, run_id: str) -> Report:
         title=f"{describe(result.whole_row)} on {version.name}",
         kind="evaluation",
         facts={
-            "Average": f"of {whole.average}",
+            "Average": outcome.average,
             "Data": f"{version.name}, version {version.digest}",
             "Images": outcome.images,
             "Speed": f"{result.whole.images_per_second:,.1f} images per second, on all crops",
@@ -137,6 +149,7 @@ def _report(outcome: GridOutcome, crops: PictureFile, run_id: str) -> Report:
             members.references,
             crops=whole.crops,
             average=whole.average,
+            counts_alike=len(set(whole.shares)) == 1,
             is_test=result.whole.predictions.split == "test" and outcome.seen == 0,
             summaries=summaries,
         ),

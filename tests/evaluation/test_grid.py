@@ -1,18 +1,32 @@
 """Members x crops: scores and gains are those of single scores, intervals those of a simulation with known truth."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from weakref import ref
 
 import numpy as np
 import pytest
 from made_predictions import predictions_of
+from PIL import Image
 from sklearn.metrics import accuracy_score, log_loss
 
+from graftline.augment.preprocess import Preprocessing
 from graftline.bundle.decision import MOST_PROBABLE, Decision
-from graftline.bundle.predictor import softmax
+from graftline.bundle.grid import Grid
+from graftline.bundle.predictor import Predictor, softmax
+from graftline.data.decoding import PLAIN
 from graftline.evaluation import comparison
-from graftline.evaluation.grid import GridCandidate, compare, frontier, mean_over, score_candidates, verdict_notes
+from graftline.evaluation import grid as grid_module
+from graftline.evaluation.grid import (
+    GridCandidate,
+    compare,
+    frontier,
+    mean_over,
+    measure,
+    score_candidates,
+    verdict_notes,
+)
 from graftline.evaluation.metrics import score
 
 
@@ -164,6 +178,49 @@ def test_the_mean_is_over_members_as_often_as_they_are_named() -> None:
     expected = (2 * softmax(logits[0, 0]) + softmax(logits[1, 0])) / 3
     np.testing.assert_allclose(softmax(mean_over(logits[:, 0], [0, 1, 0])), expected, atol=1e-6)
     np.testing.assert_array_equal(mean_over(logits[:, 0], [1]), logits[1, 0])
+    np.testing.assert_allclose(softmax(mean_over(logits[:, 0], [0, 1], shares=[6, 3])), expected, atol=1e-6)
+    np.testing.assert_array_equal(mean_over(logits[:, 0], [1], shares=[0.1, 0.3]), logits[1, 0])
+
+
+class Clock:
+    """Tells a time that only networks take: 5 s more for the first batch of each, as they allocate."""
+
+    def __init__(self) -> None:
+        self.now, self.inputs = 0.0, list[int]()
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def network(self, seconds: float) -> Predictor:
+        """Return a model that takes so long for an input."""
+        started = list[bool]()
+
+        def engine(images: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
+            self.now += seconds * len(images) + (0 if started else 5)
+            self.inputs.append(len(images))
+            started.append(True)
+            return [images.mean(axis=(2, 3))[:, :2]]
+
+        preprocessing = Preprocessing(image_size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
+        return Predictor(("cat", "dog"), preprocessing, "", None, {}, engine, threads=1)
+
+
+def test_a_measured_time_is_that_of_an_image_on_all_its_crops_once_the_network_is_warm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, pixels = Clock(), np.random.default_rng(0).integers(0, 256, (40, 60, 60, 3), np.uint8)
+    files = [str(tmp_path / f"{number}.png") for number in range(40)]
+    for image, file in zip(pixels, files, strict=True):
+        Image.fromarray(image).save(file)
+    monkeypatch.setattr(grid_module, "time", clock)
+    for seconds in (0.02, 1e-4):
+        members = (clock.network(seconds), clock.network(3 * seconds))
+        clock.inputs.clear()
+        times = measure(Grid(members, ("1", "10"), PLAIN, ("a", "b")), files, batch_size=7)
+        expected = 1000 * seconds * np.array([[1, 10], [3, 30]])
+        np.testing.assert_allclose(times, expected, rtol=1e-6)
+        assert max(clock.inputs) <= 7
+        assert sum(clock.inputs) <= 2 * (1 + 32) * (1 + 10), "few images tell"
 
 
 def test_the_frontier_has_what_nothing_cheaper_equals() -> None:

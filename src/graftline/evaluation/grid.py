@@ -125,7 +125,7 @@ def evaluate_grid(
     Args:
         evaluation: batch size, resamples and seed.
         grid: members and sets of crops.
-        whole: all members of the grid with its last set of crops.
+        whole: all members of the grid with its last set of crops; its shares are those of some of them, too.
         version: has the images.
         split: its name.
         known: as for `classify`.
@@ -138,7 +138,8 @@ def evaluate_grid(
     logits = classify(grid, version, split, evaluation.batch_size, known)
     speed = len(paths) / (time.perf_counter() - start)
     everyone = range(len(grid.members))
-    predictions = predict_split(whole, version, split, known_logits=mean_over(logits[:, -1], everyone, grid.average))
+    mean = mean_over(logits[:, -1], everyone, grid.average, whole.shares)
+    predictions = predict_split(whole, version, split, known_logits=mean)
     scores = score(predictions, evaluation.resamples, evaluation.seed)
     times = measure(grid, paths, evaluation.batch_size)
     if known:
@@ -147,7 +148,16 @@ def evaluate_grid(
     decisions: dict[tuple[int, ...], Decision] = {(number,): one for number, one in enumerate(grid.decisions)}
     decisions[tuple(everyone)] = whole.decision
     rows = compare(
-        logits, labels, grid.crops, times, evaluation.resamples, seed, grid.average, decisions, predictions.drawn_groups
+        logits,
+        labels,
+        grid.crops,
+        times,
+        evaluation.resamples,
+        seed,
+        grid.average,
+        decisions,
+        predictions.drawn_groups,
+        whole.shares,
     )
     return GridResult(EvaluationResult(predictions, scores, notes_on(predictions, scores), speed), rows)
 
@@ -204,15 +214,22 @@ def combinations(num_members: int) -> list[tuple[int, ...]]:
     return alone + [tuple(range(size)) for size in range(2, num_members + 1)]
 
 
-def mean_over(logits: np.ndarray, members: Sequence[int], average: Average = "probabilities") -> np.ndarray:
-    """Return the logits (..., K) of the plain average of some members.
+def mean_over(
+    logits: np.ndarray,
+    members: Sequence[int],
+    average: Average = "probabilities",
+    shares: Sequence[float] | None = None,
+) -> np.ndarray:
+    """Return the logits (..., K) of the average of some members.
 
     Args:
         logits: (M, ..., K).
         members: their numbers; one that comes twice counts twice.
         average: what is averaged.
+        shares: (M,) how much each member counts beside the others, above 0; None: all count alike.
     """
-    return mean_logits(logits, np.bincount(members, minlength=len(logits)) / len(members), average)
+    counts = np.bincount(members, minlength=len(logits)) * np.asarray(1.0 if shares is None else shares)
+    return mean_logits(logits, counts / counts.sum(), average)
 
 
 def compare(
@@ -225,6 +242,7 @@ def compare(
     average: Average = "probabilities",
     decisions: Mapping[tuple[int, ...], Decision] = NO_DECISIONS,
     groups: Ints | None = None,
+    shares: Sequence[float] | None = None,
 ) -> list[GridRow]:
     """Score each combination of members with each set of crops, all on the same resamples of the images.
 
@@ -238,6 +256,7 @@ def compare(
         average: what of the members is averaged.
         decisions: numbers of members → which class they answer together; all others answer the most probable one.
         groups: (N,) of the images, as for `graftline.evaluation.bootstrap.multiplicities`.
+        shares: as for `mean_over`.
 
     Returns:
         The rows, those of the first combination first.
@@ -246,7 +265,7 @@ def compare(
         GridCandidate(
             members=members,
             crops=crops[column],
-            logits=mean_over(logits[:, column], members, average),
+            logits=mean_over(logits[:, column], members, average, shares),
             decision=decisions.get(members, MOST_PROBABLE),
             milliseconds=float(milliseconds[list(members), column].sum()),
         )
