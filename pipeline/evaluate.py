@@ -132,6 +132,7 @@ class Evaluate:
                 split,
                 known_logits=None if logged is None else logged.logits,
                 known_from="" if logged is None else str(logged),
+                known_refused=None if logged is None else logged.refused,
             )
             result = result.of_split(self.split or split)
             print_scores(result.scores, f"{version.name}: {result.predictions.split_in_words}")

@@ -272,6 +272,7 @@ def _in_order(predictions: Predictions, reference: Predictions) -> Predictions:
         class_names=reference.class_names,
         decision=predictions.decision.reordered(columns),
         groups=reference.groups,
+        refused=None if predictions.refused is None else predictions.refused[rows],
     )
 
 
