@@ -35,8 +35,10 @@ from graftline.pipeline.bundles.reference import load_reference
 from graftline.pipeline.bundles.source import open_model
 from graftline.pipeline.program import program
 from graftline.pipeline.retraining.trigger import UNITS, read_time
+from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.stage import StageResult
 from graftline.report.drift_page import NAMES, DriftReport, describe_chance, write_drift_page
+from graftline.report.run_note import markdown_table
 from graftline.report.thumbnails import Thumbnail, picture, thumbnails
 from graftline.tracking.drift_checks import drift_tags
 from graftline.tracking.tracking import Tracking
@@ -45,6 +47,7 @@ if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
 
 PAGE_FILE, GAUGES_FILE = "drift.html", "drift.prom"
+COLUMNS = ("statistic", "distance", "usually", "rings\nbeyond", "by chance", "")
 MOST_SHOWN = 12  # images that moved it most
 SIDE = 192  # px of their pictures
 
@@ -203,7 +206,20 @@ class DriftStage:
             _log_metrics(run, drift, accuracy)
             run.log_artifact(directory / PAGE_FILE)
             run.log_artifact(directory / GAUGES_FILE)
+            run.describe(self._note(predictor, drift, accuracy, directory))
             return run.id
+
+    def _note(self, predictor: AnyPredictor, drift: Drift, accuracy: EstimatedAccuracy, directory: Path) -> str:
+        """Return what the page of the run shows first."""
+        facts = [
+            f"- **Model**: {self.model}, digest `{predictor.digest}`",
+            f"- **Images**: {self.images or f'{self.monitor}, the last {self.window}'}",
+            f"- **Budget**: one false alarm in {self.checks_per_alarm:,} checks",
+            f"- **Again**: `{RunDirectory(directory).command(program(), 'drift')}`",
+        ]
+        head = f"**{'Drift' if drift.rings else 'No drift'}**, {drift.num_images:,} images beside the reference"
+        table = markdown_table([column.replace("\n", " ") for column in COLUMNS], _rows(drift))
+        return "\n\n".join([head, accuracy.sentence, "\n".join(facts), table])
 
 
 def _check_gauges(file: Path, given: str) -> None:
@@ -255,19 +271,24 @@ def _log_metrics(run: "Run", drift: Drift, accuracy: EstimatedAccuracy) -> None:
 def _print(drift: Drift) -> None:
     print_table(
         f"{drift.num_images:,} images beside the reference: " + ("drift" if drift.rings else "no drift"),
-        ("statistic", "distance", "usually", "rings\nbeyond", "by chance", ""),
-        [
-            (
-                NAMES[change.name],
-                f"{change.distance:.3f}",
-                f"{change.usual:.3f}",
-                f"{change.limit:.3f}",
-                describe_chance(change.p_value),
-                "rings" if change.rings else "",
-            )
-            for change in drift.changes
-        ],
+        COLUMNS,
+        _rows(drift),
     )
+
+
+def _rows(drift: Drift) -> list[tuple[str, ...]]:
+    """Return what is known of each statistic, as it is read."""
+    return [
+        (
+            NAMES[change.name],
+            f"{change.distance:.3f}",
+            f"{change.usual:.3f}",
+            f"{change.limit:.3f}",
+            describe_chance(change.p_value),
+            "rings" if change.rings else "",
+        )
+        for change in drift.changes
+    ]
 
 
 def _summarize(

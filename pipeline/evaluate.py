@@ -1,5 +1,6 @@
 """Evaluate: a bundle on the test split of the data set that it was trained on, or on all images of another."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,7 +42,7 @@ from graftline.pipeline.runs.stage_summaries import find_summaries
 from graftline.pipeline.stage import StageResult
 from graftline.pipeline.training.result import MOST_PROBABLE_ANSWER
 from graftline.report.content import Calibrated, Report
-from graftline.report.grid_tables import crops_in_words, print_grid, print_members, sentence
+from graftline.report.grid_tables import crops_harm, crops_in_words, print_grid, print_members, sentence
 from graftline.report.run_note import run_note
 from graftline.report.run_report import write_report
 from graftline.report.tables import print_scores
@@ -74,6 +75,7 @@ class Evaluate:
         runs: several of these, ``latest``, or ``best:N``, alone and averaged.
         crops: names of sets of crops; each is averaged over, and they are compared.
         average: what of crops and members is averaged.
+        shares: how much each of ``runs`` counts in their averages, beside the others; none: all count alike.
         name: of the run in MLflow; None: the models and the data set.
         accelerator: where the models are run.
         split: train, validation or test: these images are classified; all: all are; None: as is said of ``data``.
@@ -87,6 +89,7 @@ class Evaluate:
     runs: Sequence[str] = ()
     crops: Sequence[str] = ("1",)
     average: Average = "probabilities"
+    shares: Sequence[float] = ()
     name: str | None = None
     accelerator: Accelerator = "auto"
     split: Literal["all", "train", "validation", "test"] | None = None
@@ -103,6 +106,10 @@ class Evaluate:
         for name in ("crops", "runs"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise UserError(f"Evaluate.{name} names the same twice: leave one out.")
+        if self.shares and not self.runs:
+            raise UserError("Evaluate.shares is of Evaluate.runs that are averaged: name these, or leave it out.")
+        if wrong := [one for one in self.shares if not 0 < one < math.inf]:
+            raise UserError(f"Evaluate.shares has {wrong[0]:g}: each share is above 0 and finite.")
 
     def run(self, directory: Path) -> EvaluateResult:
         """Classify the images, score that and track it."""
@@ -125,6 +132,7 @@ class Evaluate:
                 split,
                 known_logits=None if logged is None else logged.logits,
                 known_from="" if logged is None else str(logged),
+                known_refused=None if logged is None else logged.refused,
             )
             result = result.of_split(self.split or split)
             print_scores(result, f"{version.name}: {result.predictions.split_in_words}")
@@ -149,14 +157,19 @@ class Evaluate:
         members = open_members(references, self.tracking, self.data.dataset_name(), self.evaluation.engine, execution)
         members.warn_of_decisions()
         members.warn_of_refusals()
-        whole = members.everyone(self.crops[-1], self.average)
+        if self.shares and len(self.shares) != len(members.predictors):
+            raise UserError(
+                f"Evaluate.shares has {len(self.shares)} numbers, and Evaluate.runs leads to "
+                f"{len(members.predictors)} models: give one for each, as in 2,1,1."
+            )
+        whole = members.everyone(self.crops[-1], self.average, self.shares)
         # it refuses what they cannot take
         grid = Grid(members.predictors, tuple(self.crops), whole.decoding, members.references, self.average)
         cards = [predictor.card for predictor in members.predictors]
         version, split, seen = self._images(whole, dict(zip(members.references, cards, strict=True)))
         whole = replace(whole, decoding=version.decoding)
         grid = replace(grid, decoding=version.decoding)
-        name = name_grid(members, self.crops, self.average, version)
+        name = name_grid(members, self.crops, whole, version)
         with self._start_run(name, version, directory, seen) as run:
             say(f"Run {run.id}.")
             log_setup(run, version)
@@ -168,8 +181,9 @@ class Evaluate:
                 result.rows,
                 f"{version.name}: {tested.split_in_words}, {len(tested.paths):,} images; [95 % intervals]",
             )
-            say("* as accurate as nothing else that takes as little time.")
-            say(sentence(result.whole_row, result.rows[0]))
+            gain = sentence(result.whole_row, result.rows[0])
+            for told in (gain, *result.verdict_notes, *crops_harm(self.crops)):
+                say(told)
             slices = write_slices(tested, version, directory)
             outcome = GridOutcome(RunDirectory(directory), version, members, whole, result, slices, seen)
             report = write_grid(outcome, run.id)

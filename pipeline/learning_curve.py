@@ -33,11 +33,14 @@ from graftline.features.cache import Features
 from graftline.files import atomic_file
 from graftline.pipeline.dataset_versions.head_activations import activate, cut_below_head
 from graftline.pipeline.dataset_versions.parent import with_parent
+from graftline.pipeline.program import program
+from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.runs.setup import log_setup
 from graftline.pipeline.runs.stage_summaries import CURVE_PICTURE
 from graftline.pipeline.stage import StageResult
 from graftline.ray_cluster import NoCluster, RayCluster
 from graftline.report.learning_curve_figure import gain_in_words, learning_curve_figure
+from graftline.report.run_note import markdown_table
 from graftline.report.style import save
 from graftline.tracking.names import STAGE
 from graftline.tracking.tracking import Tracking
@@ -46,6 +49,7 @@ if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
 
 FACTORS = (1.5, 2, 4)  # times the labels that there are
+GAIN_COLUMNS = ("times the labels", "labels", "accuracy")
 FEWEST_SEEDS = 3  # fewer say nothing of how much parts of one size differ
 
 
@@ -122,6 +126,7 @@ class LearningCurveStage:
         table = _write_points(curve, directory / "learning_curve.csv")
         with self._start_run(version, directory) as run:
             _log(run, version, curve, [picture, table])
+            run.describe(self._note(version, curve, classes, RunDirectory(directory)))
         return LearningCurveResult(
             curve=curve,
             classes=classes,
@@ -159,6 +164,19 @@ class LearningCurveStage:
                 head, train, validation, class_names, self.seeds, resamples=self.resamples, on_progress=advance
             )
 
+    def _note(self, version: DatasetVersion, curve: LearningCurve, classes: ClassValues, files: RunDirectory) -> str:
+        """Return what the page of the run shows first."""
+        told = [
+            f"**Twice the labels: {gain_in_words(curve, 2)} of accuracy**",
+            _check_in_words(curve),
+            classes.sentence,
+            markdown_table(GAIN_COLUMNS, _gain_rows(curve)),
+            f"- **Data**: {version.name}, version `{version.digest}`, {curve.images:,} training images",
+            f"- **Network**: heads on {self.backbone.name}",
+            f"- **Again**: `{files.command(program(), 'learning-curve')}`",
+        ]
+        return "\n\n".join(told[:4]) + "\n\n" + "\n".join(told[4:])
+
     def _start_run(self, version: DatasetVersion, directory: Path) -> "Run":
         return self.tracking.start(
             run_name=self.name or f"learning curve of {self.backbone.name}",
@@ -184,18 +202,26 @@ def _print_curve(curve: LearningCurve) -> None:
     print_table(
         "Accuracy on validation images", ("labels", "measured", "power law", "spread of the parts, points"), rows
     )
-    gains = [(f"{factor:g}", f"{factor * curve.images:,.0f}", gain_in_words(curve, factor)) for factor in FACTORS]
-    print_table("What more labels would bring; 95 % intervals", ("times the labels", "labels", "accuracy"), gains)
+    print_table("What more labels would bring; 95 % intervals", GAIN_COLUMNS, _gain_rows(curve))
+    tell = say if curve.check.holds else warn
+    tell(_check_in_words(curve))
+
+
+def _gain_rows(curve: LearningCurve) -> list[tuple[str, str, str]]:
+    """Return what some times the labels would bring."""
+    return [(f"{factor:g}", f"{factor * curve.images:,.0f}", gain_in_words(curve, factor)) for factor in FACTORS]
+
+
+def _check_in_words(curve: LearningCurve) -> str:
+    """Say how a forecast from few labels has held."""
     check = curve.check
     predicted, low, high = (100 * value for value in (check.predicted.value, check.predicted.low, check.predicted.high))
     sentence = (
         f"Checked where it is known: from up to {check.size:,} labels, {curve.images:,} were expected to bring "
         f"{predicted:+.1f} [{low:.1f}, {high:.1f}] points; they brought {100 * check.measured:+.1f}."
     )
-    if check.holds:
-        say(sentence)
-    else:
-        warn(f"{sentence} The curve is no power law here: trust the forecast less than its interval.")
+    broken = "The curve is no power law here: trust the forecast less than its interval."
+    return sentence if check.holds else f"{sentence} {broken}"
 
 
 def _print_classes(classes: ClassValues) -> None:

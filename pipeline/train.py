@@ -34,7 +34,7 @@ from graftline.pipeline.program import program
 from graftline.pipeline.runs.directory import TRACKED_AT, RunDirectory
 from graftline.pipeline.runs.setup import log_setup
 from graftline.pipeline.training.bundle import best_epoch_in_words, card_of, is_saved
-from graftline.pipeline.training.calibration import Adjustment, Wanted, adjust
+from graftline.pipeline.training.calibration import Adjustment, Wanted, adjust, refused_by_inputs
 from graftline.pipeline.training.decisions import choose_policy, decide_freeze
 from graftline.pipeline.training.drift_reference import leave_reference
 from graftline.pipeline.training.further_process import announced
@@ -382,6 +382,7 @@ class Train:
             return None
         logits = None if source is None else source.logits("test")
         known = None if logits is None else predictor.calibration.apply(logits)
-        result = self.evaluation.run(predictor, setup.version, known_logits=known)
+        refused = None if known is None else refused_by_inputs(predictor, source, "test")
+        result = self.evaluation.run(predictor, setup.version, known_logits=known, known_refused=refused)
         print_scores(result, f"{setup.version.name}: test split")
         return result

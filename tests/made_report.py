@@ -13,6 +13,7 @@ from graftline.evaluation.metrics import Interval
 from graftline.evaluation.notes import notes_on
 from graftline.evaluation.predictions import Predictions
 from graftline.evaluation.slices import Slice
+from graftline.evaluation.verdict import PairedTest
 from graftline.report.content import (
     Calibrated,
     MembersAndCrops,
@@ -94,11 +95,12 @@ def _epochs() -> tuple[Sequence[dict[str, float]], dict[str, float]]:
 def _rows() -> list[GridRow]:
     gain = Interval(0.02, -0.01, 0.05)
     first = GridRow((0,), "1", MIDDLE, MIDDLE, gain, gain, 6.0, is_on_frontier=True)
-    return [first, replace(first, crops="10", milliseconds=60.0, is_on_frontier=False), replace(first, members=(0, 1))]
+    other = replace(first, test=PairedTest(12, 9, 0.5, 0.5, 0.05, "no difference shown"))
+    return [first, replace(other, crops="10", milliseconds=60.0, is_on_frontier=False), replace(other, members=(0, 1))]
 
 
 def _comparison() -> Comparison:
     gain = {"accuracy": Interval(0.02, -0.01, 0.05)}
-    row = PairedComparison("a challenger", {"accuracy": MIDDLE}, gain, 12, 9, 0.5, 0.5, 0.05, "no difference shown")
+    row = PairedComparison("a challenger", {"accuracy": MIDDLE}, 12, 9, 0.5, 0.5, 0.05, "no difference shown", gain)
     reference = ScoredModel("the champion", {"accuracy": MIDDLE})
     return Comparison("accuracy", 60, "squares", "test", "0" * 16, reference, (row,))

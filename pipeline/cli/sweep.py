@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
 
 TRACKED = ("train", "evaluate")  # stages that start a run in MLflow
+MOST_DESCRIBED = 50  # runs in the description of their group, for which MLflow has 8,000 letters
 
 
 def run_all(jobs: Sequence[ComposedStage]) -> int:
@@ -101,9 +102,13 @@ def _run_group(jobs: Sequence[ComposedStage], ray_cluster: RayCluster | None) ->
         else:
             status = "FAILED" if any(codes.values()) else "FINISHED"
     finally:
+        ended = [job for number, job in enumerate(jobs) if number in codes]
         if parent is not None:
+            _describe(parent, ended, len(jobs))
             parent.finish(status)
-    _print_comparison([job for number, job in enumerate(jobs) if number in codes])
+    columns, rows = _compare(ended)
+    print_table(f"{len(rows)} runs", columns, rows)
+    say(str(jobs[0].directory.parent))
     if any(codes.values()) and len({str(job.config.data.path) for job in jobs if "data" in job.config}) > 1:
         say("Should a comma belong to the path, put quotes around it: data.path='cats, dogs'.")
     return max(codes.values())
@@ -177,7 +182,18 @@ def _start_parent(jobs: Sequence[ComposedStage], differing: Sequence[Sequence[st
     return parent
 
 
-def _print_comparison(jobs: Sequence[ComposedStage]) -> None:
+def _describe(parent: "Run", ended: Sequence[ComposedStage], number: int) -> None:
+    """Say on the page of a group what came of its runs."""
+    from graftline.report.run_note import markdown_table  # scikit-learn takes a second
+
+    head = f"**{len(ended)} of {number} runs** have ended." if len(ended) < number else f"**{number} runs**"
+    columns, rows = _compare(ended)
+    more = [f"{len(rows) - MOST_DESCRIBED} more are below."] if len(rows) > MOST_DESCRIBED else []
+    parent.describe("\n\n".join([head, *([markdown_table(columns, rows[:MOST_DESCRIBED])] if rows else []), *more]))
+
+
+def _compare(jobs: Sequence[ComposedStage]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the columns and rows of a table of runs, each with its test accuracy or how it ended."""
     outcomes = [_accuracy(job.directory) for job in jobs]
     columns: tuple[str, ...] = ("test accuracy", "95 % interval")
     if not any(outcome[1] for outcome in outcomes):  # a stage that tests nothing
@@ -186,8 +202,7 @@ def _print_comparison(jobs: Sequence[ComposedStage]) -> None:
         (job.directory.name, ", ".join(own), *outcome)
         for job, own, outcome in zip(jobs, _differing(jobs), outcomes, strict=True)
     ]
-    print_table(f"{len(rows)} runs", ("run", "what differs", *columns), rows)
-    say(str(jobs[0].directory.parent))
+    return ("run", "what differs", *columns), rows
 
 
 def _accuracy(directory: Path) -> tuple[str, ...]:

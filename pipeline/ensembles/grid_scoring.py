@@ -1,13 +1,11 @@
 """What becomes of members x crops in a stage: a table, a picture, a report, and entries in its MLflow run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graftline.augment.crops import CROP_SETS
 from graftline.bundle.ensemble import Ensemble
-from graftline.bundle.grid import Average
 from graftline.data.decode import decode_rgb
 from graftline.data.file_names import to_path
 from graftline.data.version import DatasetVersion
@@ -25,7 +23,7 @@ from graftline.report.captions import CAPTIONS, HEADINGS
 from graftline.report.content import Calibrated, MembersAndCrops, PictureFile, Report
 from graftline.report.crops_figure import crops_figure
 from graftline.report.grid_figure import grid_figure
-from graftline.report.grid_tables import crops_in_words, describe, sentence, write_grid_table
+from graftline.report.grid_tables import crops_harm, crops_in_words, describe, sentence, write_grid_table
 from graftline.report.run_note import run_note
 from graftline.report.run_report import write_report
 from graftline.report.style import save
@@ -70,6 +68,11 @@ class GridOutcome:
         return f"{len(tested.paths):,} ({tested.split_in_words}), digest {tested.split_digest}"
 
     @property
+    def average(self) -> str:
+        """What is averaged, and how much each member counts where they do not count alike."""
+        return f"of {self.whole.average}{_shares_in_words(self.whole)}"
+
+    @property
     def gain(self) -> str:
         """What the whole gains over the first row, a sentence."""
         return sentence(self.result.whole_row, self.result.rows[0])
@@ -78,6 +81,7 @@ class GridOutcome:
         """Return what the page of the run shows first."""
         facts = {
             "Members": "".join(f"\n    - {member}" for member in self.members.described),
+            "Average": self.average,
             "Gain": self.gain,
             "Data": f"{self.version.name}, version `{self.version.digest}`",
             "Images": self.images,
@@ -87,11 +91,18 @@ class GridOutcome:
         return run_note(run_id, self.result.whole.scores, facts)
 
 
-def name_grid(members: Members, crops: Sequence[str], average: Average, version: DatasetVersion) -> str:
+def name_grid(members: Members, crops: Sequence[str], whole: Ensemble, version: DatasetVersion) -> str:
     """Return a name that says what is special about the run of an evaluation of members x crops."""
     sets = crops_in_words(crops[0]) if len(crops) == 1 else f"crops {', '.join(crops)}"
-    of_logits = ", mean of logits" if average == "logits" else ""
-    return f"{counted(members.labels)}, {sets}{of_logits} on {version.name}"
+    of_logits = ", mean of logits" if whole.average == "logits" else ""
+    return f"{counted(members.labels)}, {sets}{of_logits}{_shares_in_words(whole)} on {version.name}"
+
+
+def _shares_in_words(whole: Ensemble) -> str:
+    """Say how much the members count, where they do not count alike."""
+    if len(set(whole.shares)) == 1:
+        return ""
+    return f", shares {', '.join(f'{100 * share:.0f} %' for share in whole.shares)}"
 
 
 def write_grid(outcome: GridOutcome, run_id: str) -> Path:
@@ -116,7 +127,7 @@ def _report(outcome: GridOutcome, crops: PictureFile, run_id: str) -> Report:
         title=f"{describe(result.whole_row)} on {version.name}",
         kind="evaluation",
         facts={
-            "Average": f"of {whole.average}",
+            "Average": outcome.average,
             "Data": f"{version.name}, version {version.digest}",
             "Images": outcome.images,
             "Speed": f"{result.whole.images_per_second:,.1f} images per second, on all crops",
@@ -128,7 +139,7 @@ def _report(outcome: GridOutcome, crops: PictureFile, run_id: str) -> Report:
         decision=[card.get("decision", {}).get("sentence") or MOST_PROBABLE_ANSWER],
         slices=outcome.slices.slices,
         members_and_crops=MembersAndCrops(
-            result.rows, members.described, [outcome.gain, *_warnings(outcome.sets)], [crops]
+            result.rows, members.described, [outcome.gain, *result.verdict_notes, *crops_harm(outcome.sets)], [crops]
         ),
         summaries=summaries,
         notes=[*seen_facts(outcome.seen).values(), outcome.slices.sentence],
@@ -138,6 +149,7 @@ def _report(outcome: GridOutcome, crops: PictureFile, run_id: str) -> Report:
             members.references,
             crops=whole.crops,
             average=whole.average,
+            counts_alike=len(set(whole.shares)) == 1,
             is_test=result.whole.predictions.split == "test" and outcome.seen == 0,
             summaries=summaries,
         ),
@@ -151,10 +163,3 @@ def log_grid(run: "Run", outcome: GridOutcome) -> None:
     run.log_metrics({**gains, "cost/ms_per_image": row.milliseconds}, step=0)
     run.log_artifact(outcome.files.path / GRID_TABLE)
     run.describe(outcome.description(run.id))
-
-
-def _warnings(sets: Sequence[str]) -> Iterator[str]:
-    """Yield where each set of crops is wrong."""
-    for name in sets:
-        if name != "1":
-            yield f"crops={name} does harm {CROP_SETS[name].wrong}."

@@ -47,13 +47,18 @@ class Members:
         decoding = common_decoding(self.predictors, self.references)
         return Ensemble(self.predictors, self.references, tuple(shares), crops, card, decoding, average=average)
 
-    def everyone(self, crops: str, average: Average) -> Ensemble:
-        """Return the plain average of all members, with what the first one's card says.
+    def everyone(self, crops: str, average: Average, shares: Sequence[float] = ()) -> Ensemble:
+        """Return the average of all members, with what the first one's card says.
 
         A single member answers as its own decision says, an average of several its most probable class.
+
+        Args:
+            crops: name of the set that each is averaged over.
+            average: what is averaged.
+            shares: how much each counts beside the others; none: all count alike.
         """
-        count, first = len(self.predictors), self.predictors[0]
-        whole = self.ensemble([1 / count] * count, crops, first.card, average)
+        count, first, total = len(self.predictors), self.predictors[0], sum(shares)
+        whole = self.ensemble([one / total for one in shares] or [1 / count] * count, crops, first.card, average)
         return replace(whole, decision=first.decision) if count == 1 else whole
 
     def joined_by(self, other: "Members") -> "Members":

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from graftline.bundle.ensemble import Ensemble
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.evaluation import EvaluationResult
-from graftline.evaluation.grid import GridRow
+from graftline.evaluation.grid import GridRow, verdict_notes
 from graftline.evaluation.metrics import Interval, metrics_json
 from graftline.evaluation.selection import Selection
 from graftline.evaluation.slices import Slice
@@ -97,13 +97,14 @@ class EnsembleOutcome:
 
     @property
     def gain(self) -> str:
-        """What the ensemble gains on the test images, a sentence; empty where there are none."""
-        if not self.rows:
+        """What the ensemble gains on the test images, and what these show at all; empty where there are none."""
+        if self.result is None:
             return ""
         best, own = self.rows[0], self.rows[-1]
         if (own.members, own.crops) == (best.members, best.crops):
             return "It is its best member alone, on one crop."
-        return f"Over its best member with one crop: {sentence(own, best)}"
+        notes = verdict_notes(self.rows, self.result.predictions)
+        return " ".join([f"Over its best member with one crop: {sentence(own, best)}", *notes])
 
     @property
     def parts(self) -> list[str]:

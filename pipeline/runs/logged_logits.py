@@ -35,10 +35,12 @@ class LoggedLogits:
     Attributes:
         logits: (N, K), calibrated, of the images in a version's order, with the classes in the bundle's.
         run_id: of the run.
+        refused: (N,) whether each image was marked as none of the classes; None: that was not told.
     """
 
     logits: np.ndarray
     run_id: str
+    refused: np.ndarray | None = None
 
     def __str__(self) -> str:
         return f"what run {self.run_id} has logged of this bundle"
@@ -65,9 +67,13 @@ def find_logged(
         for run in registry.runs_of_model(predictor.digest, version.test_digest, MOST_RUNS):
             for folder in folders:
                 file = registry.predictions(run, of=folder)
-                logits = None if file is None else _of_images(Predictions.load(file), predictor, version, split)
-                if logits is not None:
-                    return LoggedLogits(logits, run.id)
+                if file is None:
+                    continue
+                logged = Predictions.load(file)
+                rows = _rows_of_images(logged, predictor, version, split)
+                if rows is not None:
+                    refused = None if logged.refused is None else logged.refused[rows]
+                    return LoggedLogits(logged.logits[rows], run.id, refused)
     except (UserError, OSError, MlflowException) as error:
         logger.warning(f"What was logged of this bundle is not looked at: {first_line(error)}.")
     return None
@@ -108,8 +114,10 @@ def find_logged_of_members(
     return known
 
 
-def _of_images(logged: Predictions, predictor: AnyPredictor, version: DatasetVersion, split: str) -> np.ndarray | None:
-    """Return the logits (N, K) of the images of a split; None where they are of another model, or of other images."""
+def _rows_of_images(
+    logged: Predictions, predictor: AnyPredictor, version: DatasetVersion, split: str
+) -> list[int] | None:
+    """Return where the images of a split are; None where what was logged is of another model, or of other images."""
     same = (
         logged.bundle_digest == predictor.digest
         and logged.class_names == tuple(predictor.class_names)
@@ -120,5 +128,5 @@ def _of_images(logged: Predictions, predictor: AnyPredictor, version: DatasetVer
     wanted = version.samples(split).sha256
     if not same or not rows.keys() >= set(wanted):
         return None
-    logits: np.ndarray = logged.logits[[rows[sha256] for sha256 in wanted]]
-    return logits if np.isfinite(logits).all() else None
+    found = [rows[sha256] for sha256 in wanted]
+    return found if np.isfinite(logged.logits[found]).all() else None

@@ -156,6 +156,7 @@ def missing_of_grid(
     *,
     crops: str,
     average: str,
+    counts_alike: bool,
     is_test: bool,
     summaries: Sequence[StageSummary],
 ) -> list[Missing]:
@@ -167,14 +168,16 @@ def missing_of_grid(
         members: where they came from.
         crops: that the whole is averaged over.
         average: what is averaged.
+        counts_alike: whether the members have the same share; else an ensemble finds shares on its validation images.
         is_test: whether the images test the members, which can become an ensemble then, and be compared with other
             runs.
         summaries: what other stages have found already.
     """
-    own = [f"runs={','.join(members)}", "choose=all", f"crops={crops}"]
+    own = [f"runs={','.join(members)}", f"choose={'all' if counts_alike else 'weighted'}", f"crops={crops}"]
     own += [] if average == "probabilities" else [f"average={average}"]
     command = files.command(program(), "ensemble", *own, group=f"(data|{TRACKED_AT})")
-    as_one = Missing("The average as one model, calibrated and with a decision of its own", command)
+    kind = "The average" if counts_alike else "An average whose shares the validation images choose,"
+    as_one = Missing(f"{kind} as one model, calibrated and with a decision of its own", command)
     is_average = len(members) > 1 or crops != "1"
     return [
         *([as_one] if is_average and is_test else []),

@@ -9,11 +9,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from graftline.console import format_table, say
-from graftline.evaluation.metrics import format_score
+from graftline.evaluation.metrics import format_interval, format_score
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.searching.trial_runs import IN_LAST_ROUND
 from graftline.pipeline.searching.winner import ENSEMBLE_FOLDER, HEAD_FOLDER
 from graftline.pipeline.training.result import TrainResult
+from graftline.report.run_note import markdown_table
 from graftline.report.search_figure import Picture
 from graftline.search.candidates import Candidate
 from graftline.search.history import HEAD, WHOLE, Depth, SearchHistory
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
     from graftline.tracking.run import Run
 
 MORE_SECONDS = 1800.0  # of the outlook
+TRIAL_COLUMNS = ("candidate", "images", "accuracy", "log loss", "against the chosen", "seconds", "outcome")
 EARLY = 0.8  # of the time: a training that ended before was not ended by it
 
 
@@ -139,11 +141,9 @@ def _ends(history: FitHistory) -> list[float]:
 
 def print_trials(history: SearchHistory, chosen: Candidate) -> None:
     """Print what was tried in a table, the best of the largest round first; then, why others were not."""
-    tried = [one for one in history.candidates if history.last(one.name) is not None]
-    columns = ("candidate", "images", "accuracy", "log loss", "against the chosen", "seconds", "outcome")
-    rows = [_cells(history, one, chosen) for one in sorted(tried, key=lambda one: _rank(history, one))]
+    tried, rows = _tried(history), _trial_rows(history, chosen)
     title = "Heads, each training image scored by a fit without it; 95 % intervals of the log loss"
-    say(f"\n{format_table(title, columns, rows)}")
+    say(f"\n{format_table(title, TRIAL_COLUMNS, rows)}")
     _print_whole(history, chosen)
     reasons: dict[str, list[str]] = {}
     for one in history.candidates:
@@ -151,6 +151,16 @@ def print_trials(history: SearchHistory, chosen: Candidate) -> None:
             reasons.setdefault(history.outcomes.get(one.name, "not tried"), []).append(one.name)
     for reason, names in reasons.items():
         say(f"{reason[0].upper()}{reason[1:]}: {', '.join(names)}.")
+
+
+def _tried(history: SearchHistory) -> list[Candidate]:
+    """Return the candidates that were scored."""
+    return [one for one in history.candidates if history.last(one.name) is not None]
+
+
+def _trial_rows(history: SearchHistory, chosen: Candidate) -> list[tuple[str, ...]]:
+    """Return a row for each candidate that was scored, the best of the largest round first."""
+    return [_cells(history, one, chosen) for one in sorted(_tried(history), key=lambda one: _rank(history, one))]
 
 
 def _cells(history: SearchHistory, candidate: Candidate, chosen: Candidate) -> tuple[str, ...]:
@@ -203,7 +213,25 @@ def log_search(run: "Run", found: Found) -> None:
         "validation/log_loss": log_loss(found.validation),
     }
     run.log_metrics({**metrics, "search/seconds": found.ledger.now}, step=0)
+    run.describe(_note(found))
     run.set_tags({"graftline.chosen": found.chosen.name, "graftline.winner_run_id": found.trained.run_id})
+
+
+def _note(found: Found) -> str:
+    """Return what the page of the search's run shows first."""
+    validation = format_score("accuracy", found.validation["val/accuracy"])
+    facts = [
+        f"- **Validation**: {validation}, which the choice has not seen",
+        f"- **Trained as run**: {found.trained.run_id}",
+        f"- **Time**: {format_seconds(found.ledger.now)} of {format_seconds(found.ledger.budget)}",
+    ]
+    scores = found.trained.scores
+    if "accuracy" in scores:
+        right = scores["accuracy"]
+        test = f"{format_score('accuracy', right.value)} ({format_interval('accuracy', right)})"
+        facts.insert(1, f"- **Test**: {test}")
+    table = markdown_table(TRIAL_COLUMNS, _trial_rows(found.history, found.chosen))
+    return "\n\n".join([f"**Chosen: {found.chosen.name}**", "\n".join(facts), found.sentence, table])
 
 
 def summarize_search(found: Found, run_id: str, picture: str) -> SearchResult:

@@ -191,6 +191,17 @@ def _fit_refusal(
     return fit_refusal(found[0], found[1], version.class_names, share)
 
 
+def refused_by_inputs(predictor: Predictor, source: TrainingSource | None, split: str) -> np.ndarray | None:
+    """Return which images (N,) of a split are refused, by what their head was given; None where nobody knows that.
+
+    No image is classified for it, beside a few that show whether these are the predictor's embeddings.
+    """
+    if predictor.refusal is None or source is None or (known := source.head_inputs()) is None:
+        return None
+    inputs = source.inputs(split) if are_embeddings(known[1], predictor, source.setup.version) else None
+    return None if inputs is None else predictor.refusal.refused(inputs)
+
+
 def are_embeddings(known: np.ndarray, predictor: Predictor, version: DatasetVersion) -> bool:
     """Tell whether what a head was given for the validation images is the predictor's embedding of a few of them."""
     embeddings = predictor.logits_and_embeddings(version.samples("validation").paths[:COMPARED])[1]

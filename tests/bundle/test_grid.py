@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.special import log_softmax as scipys_log_softmax
 from scipy.special import softmax as scipys_softmax
 
@@ -15,7 +16,9 @@ from graftline.augment.crops import cut
 from graftline.bundle import grid as grid_module
 from graftline.bundle.decision import Decision
 from graftline.bundle.grid import Average, Grid, log_softmax, mean_logits, true_log_probabilities
+from graftline.bundle.images import ImageLike, read_pixels
 from graftline.bundle.predictor import Predictor, softmax
+from graftline.data.decode import Decoding
 from graftline.data.decoding import PLAIN
 from graftline.errors import UserError
 from graftline.execution import Execution
@@ -130,6 +133,25 @@ def test_each_cell_is_the_mean_over_its_own_crops(member: Predictor, pictures: l
                 expected = scipys_softmax(logits, axis=1).mean(axis=0)[order]
                 actual = scipys_softmax(found[number, column, row])
                 np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def test_each_image_is_decoded_once_for_all_members_and_crops(
+    member: Predictor, pictures: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [str(tmp_path / f"{number}.png") for number in range(len(pictures))]
+    for picture, file in zip(pictures, files, strict=True):
+        Image.fromarray(picture).save(file)
+    decoded = list[str]()
+
+    def counted(image: ImageLike, decoding: Decoding) -> np.ndarray:
+        decoded.append(str(image))
+        return read_pixels(image, decoding)
+
+    monkeypatch.setattr(grid_module, "read_pixels", counted)
+    members, sets = (member, other(member), member), ("1", "5", "10", "d4")
+    found = grid(*members, crops=sets).logits(files, batch_size=4)
+    assert found.shape[:3] == (3, 4, len(pictures))
+    assert sorted(decoded) == sorted(files)
 
 
 def test_decisions_are_those_of_the_members_whatever_their_order_of_classes(

@@ -184,6 +184,12 @@ def test_several_values_are_several_runs_under_one_parent(workplace: Workplace, 
     assert {run.data.params["seed"] for run in children} == {"0", "1"}
     assert {run.info.run_name for run in children} == {"test_efficientnet seed=0", "test_efficientnet seed=1"}
     assert parents[0].info.run_name == "2 runs: seed"
+    note = parents[0].data.tags["mlflow.note.content"]
+    assert note.startswith("**2 runs**\n\n| run | what differs | test accuracy | 95 % interval |")
+    for number in ("0", "1"):
+        (child,) = [run for run in children if run.data.params["seed"] == number]
+        right = f"{100 * child.data.metrics['test/accuracy']:.1f} %"
+        assert f"| {number} | seed={number} | {right} | " in note
     assert {run.info.status for run in runs} == {"FINISHED"}
     (directory,) = workplace.root.glob("outputs/train/*")
     assert {"0", "1"} <= {path.name for path in directory.iterdir()}

@@ -52,8 +52,9 @@ def test_one_row_per_image_survives_parquet(predictions: Predictions, tmp_path: 
 def test_nothing_is_lost_in_the_file(predictions: Predictions, tmp_path: Path, weighted: bool) -> None:
     groups, names = ["day 1", "day 1", "day 2"], ("dog", "dog.b/[c]")
     predictions = dataclasses.replace(predictions, groups=groups, class_names=names)
+    predictions = dataclasses.replace(predictions, refused=np.array([True, False, True]))
     if not weighted:
-        predictions = dataclasses.replace(predictions, weights=None)
+        predictions = dataclasses.replace(predictions, weights=None, refused=None)
     read = Predictions.load(predictions.save(tmp_path / "predictions.parquet"))
     for field in dataclasses.fields(Predictions):
         before, after = getattr(predictions, field.name), getattr(read, field.name)
@@ -67,7 +68,29 @@ def test_nothing_is_lost_in_the_file(predictions: Predictions, tmp_path: Path, w
 
 def test_no_column_for_what_is_not_known() -> None:
     columns = predictions_of(PROBABILITIES, np.array([0, 0, 1]), ("cat", "dog")).table().columns
-    assert not {"weight", "group"} & set(columns)
+    assert not {"weight", "group", "refused"} & set(columns)
+
+
+def test_scores_say_how_many_are_refused_and_how_accurate_the_others_are() -> None:
+    generator = np.random.default_rng(0)
+    labels, probabilities = generator.integers(0, 3, 200), generator.dirichlet(np.ones(3), 200)
+    probabilities[np.arange(150), labels[:150]] += 1  # the first 150 are answered rightly
+    made = predictions_of(probabilities / probabilities.sum(axis=1, keepdims=True), labels, "abc")
+    assert not {"refused", "accuracy_accepted"} & score(made, resamples=100).keys()
+    refused = np.arange(200) >= 170
+    scores = score(dataclasses.replace(made, refused=refused), resamples=400)
+    assert scores["refused"].value == pytest.approx(30 / 200)
+    half = 1.96 * np.sqrt(0.15 * 0.85 / 200)
+    assert (scores["refused"].low, scores["refused"].high) == pytest.approx((0.15 - half, 0.15 + half), abs=0.015)
+    right = (made.predicted == labels)[:170]
+    alone = scores["accuracy_accepted"]
+    assert alone.value == pytest.approx(right.mean())
+    assert alone.low < alone.value < alone.high
+    assert scores["accuracy"] == score(made, resamples=400)["accuracy"]
+    none, all_of_them = (dataclasses.replace(made, refused=np.full(200, one)) for one in (False, True))
+    assert score(none, resamples=100)["refused"].high == pytest.approx(0.019, abs=0.001), "Wilson's"
+    assert score(none, resamples=100)["accuracy_accepted"].value == scores["accuracy"].value
+    assert "accuracy_accepted" not in score(all_of_them, resamples=100)
 
 
 def test_images_are_resampled_by_their_groups(classifier: Classifier, version: DatasetVersion, tmp_path: Path) -> None:

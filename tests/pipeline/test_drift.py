@@ -1,5 +1,6 @@
 """A window of images beside what a model was judged on, as a user asks for it."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,10 @@ def test_blurred_images_are(place: Workplace) -> None:
     assert ran.code == 0, ran.output
     assert ran.result["outcome"] == "drift"
     run = place.mlflow.get_run(ran.result["run_id"])
+    note = run.data.tags["mlflow.note.content"]
+    assert note.startswith("**Drift**, 100 images beside the reference\n\n")
+    assert ran.result["accuracy_sentence"] in note
+    assert re.search(r"\| sharpness \| [\d.]+ \| [\d.]+ \| [\d.]+ \| .* \| rings \|", note)
     assert (run.data.metrics["drift/rings"], run.data.metrics["drift/images"]) == (1, 100)
     assert {"drift.html", "drift.prom"} <= {item.path for item in place.mlflow.list_artifacts(run.info.run_id)}
     for text in (ran.output, (ran.directory / "drift.html").read_text(encoding="utf-8")):

@@ -88,6 +88,8 @@ def test_runs_and_crops_are_compared_on_the_same_images(
     told = " ".join(capsys.readouterr().out.split())
     assert "2 members x 10 crops: " in told
     assert "points for" in told
+    assert "Crops 10 take up to 10 passes of the network, and do harm where left and right differ" in told
+    assert re.search(r"\d+ images show (no difference|differences) in accuracy .* corrected for 5 comparisons", told)
     assert "test_efficientnet 48 px" in told
     run = place.mlflow.get_run(result.run_id)
     assert run.data.metrics["test/accuracy"] == pytest.approx(table["accuracy"].iloc[-1])
@@ -208,6 +210,29 @@ def test_logits_are_averaged_where_that_is_asked(
     assert "average is left alone: one bundle with one crop" in " ".join(capsys.readouterr().out.split())
 
 
+def test_shares_say_how_much_each_run_counts(
+    evaluate: Callable[..., EvaluateResult], trained: list[TrainResult], place: Workplace
+) -> None:
+    runs = f"runs={','.join(one.run_id for one in trained)}"
+    alone = [evaluate(f"runs={one.run_id}").evaluation.predictions.probabilities for one in trained]
+    for average, expected in {
+        "probabilities": (3 * alone[0] + alone[1]) / 4,
+        "logits": alone[0] ** 0.75 * alone[1] ** 0.25,
+    }.items():
+        found = evaluate(runs, "shares=6,2", f"average={average}", "hydra.run.dir=outputs/shares")
+        predictions = found.evaluation.predictions
+        expected /= expected.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(predictions.probabilities, expected, atol=1e-5)
+        row = pd.read_csv(place.root / "outputs" / "shares" / "grid.csv").iloc[-1]
+        assert row["accuracy"] == pytest.approx((expected.argmax(axis=1) == predictions.labels).mean())
+        assert row["log_loss"] == pytest.approx(found.metrics["log_loss"]["value"], rel=1e-5)
+    assert ", mean of logits, shares 75 %, 25 % on " in str(place.mlflow.get_run(found.run_id).info.run_name)
+    page = unescape((place.root / "outputs" / "shares" / "report.html").read_text())
+    assert "of logits, shares 75 %, 25 %" in page
+    (command,) = re.findall("<code>graftline (ensemble .*)</code>", page)
+    assert "choose=weighted" in command
+
+
 def test_one_crop_of_one_run_is_the_usual_evaluation_and_trains_nothing(
     evaluate: Callable[..., EvaluateResult], trained: list[TrainResult], place: Workplace
 ) -> None:
@@ -271,6 +296,10 @@ def test_that_an_average_of_crops_refuses_nothing_is_told(
         (["runs={0},nowhere"], "nowhere is not a bundle"),
         (["runs={0},lost"], r"is not a bundle: bundle\.json cannot be read"),
         (["runs={0}", "crops=12"], "crops has 12: take some of 1, mirror"),
+        (["runs={0},run1", "shares=2,1,1"], "shares has 3 numbers, and runs leads to 2 models: give one for each"),
+        (["runs={0},run1", "shares=2,-1"], "shares has -1: each share is above 0 and finite"),
+        (["runs={0},run1", "shares=1,0"], "shares has 0: each share is above 0 and finite"),
+        (["bundle={0}", "shares=1"], "shares is of runs that are averaged: name these, or leave it out"),
         (["runs={0}", "bundle={0}"], "bundle or runs is needed, and not both"),
         ([], "bundle or runs is needed, and not both"),
         (["bundle=tiny", "crops=10"], "lie in the corners of a larger image, for which 4 x 4 px are too few"),

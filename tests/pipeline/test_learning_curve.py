@@ -56,6 +56,13 @@ def test_it_says_what_twice_the_labels_would_bring(ran: dict[str, Any]) -> None:
 
 
 def test_the_run_has_the_curve(ran: dict[str, Any], place: Workplace) -> None:
+    note = place.mlflow.get_run(ran["run_id"]).data.tags["mlflow.note.content"]
+    gain = ran["metrics"]["gain/times_2"]
+    told = f"{100 * gain['value']:+.1f} [{100 * gain['low']:.1f}, {100 * gain['high']:.1f}] points"
+    assert note.startswith(f"**Twice the labels: {told} of accuracy**")
+    assert f"| 2 | 480 | {told} |" in note
+    assert "from up to 120 labels, 240 were expected to bring" in note
+    assert "learning-curve data=folder" in note
     table = pd.read_csv(ran["directory"] / "learning_curve.csv")
     np.testing.assert_allclose(table.iloc[:, 1:].mean(axis=1), ran["accuracy"], atol=1e-5)
     history = place.mlflow.get_metric_history(ran["run_id"], "learning_curve/accuracy")

@@ -82,6 +82,12 @@ def test_the_winner_is_a_run_as_any_other(searched: dict[str, Any], place: Workp
     assert winner.data.params["backbone.name"].partition(".")[0] == searched["chosen"]["backbone"].partition(".")[0]
     assert winner.data.tags["graftline.stage"] == "train"
     assert {parent.info.status, winner.info.status} == {"FINISHED"}
+    note = parent.data.tags["mlflow.note.content"]
+    accuracy = searched["metrics"]["accuracy"]["value"]
+    assert f"**Test**: {100 * accuracy:.1f} %" in note
+    assert f"**Trained as run**: {winner.info.run_id}" in note
+    assert len(re.findall(r"^\| test_(?:resnet|efficientnet) .*\|$", note, re.MULTILINE)) == 2
+    assert re.search(rf"^\*\*Chosen: {searched['chosen']['backbone'].partition('.')[0]}", note)
     children = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
     trials = [run for run in children if run.data.tags["graftline.stage"] == "search trial"]
     assert len(trials) == 2

@@ -15,7 +15,6 @@ from graftline.errors import UserError
 from graftline.evaluation.metrics import (
     HEADLINES,
     LONG_WORK,
-    LOWER_IS_BETTER,
     SHARES,
     Interval,
     percentile_interval,
@@ -25,21 +24,13 @@ from graftline.evaluation.metrics import (
 from graftline.evaluation.notes import groups_in_words
 from graftline.evaluation.paired import widened_difference
 from graftline.evaluation.predictions import Predictions
-from graftline.evaluation.significance import (
-    ALPHA,
-    critical_level,
-    findable_difference,
-    holm,
-    mcnemar,
-    smallest_difference,
-    two_sided,
-)
+from graftline.evaluation.significance import findable_difference, mcnemar, smallest_difference, two_sided
+from graftline.evaluation.verdict import PairedTest, holm_note, judge, power_note
 from graftline.words import join_names
 
 # Those of a score table whose differences resampling can judge; the calibration error's resamples have a bias of their
 # own (Kumar et al. 2019, arXiv 1909.10155, section 2).
 Metric = Literal["accuracy", "accuracy_weighted", "balanced_accuracy", "f1_macro", "auroc", "log_loss", "brier"]
-ComparisonVerdict = Literal["better", "worse", "no difference shown"]
 OF_PROBABILITIES = ("auroc", "log_loss", "brier")  # the other scores are of the class that is answered
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -61,27 +52,14 @@ class ScoredModel:
 
 
 @dataclass(frozen=True)
-class PairedComparison(ScoredModel):
+class PairedComparison(PairedTest, ScoredModel):
     """A classifier beside the reference.
 
     Attributes:
         differences: by name, how much more of each score it has than the reference, with the paired 95 % interval.
-        won: images for which only it is right.
-        lost: images for which only the reference is.
-        p_value: of no difference in the score that is judged: McNemar's for the accuracy, for others, and where images
-            have groups, by the spread of the resamples.
-        corrected_p_value: with Holm's correction for all comparisons.
-        level: p-value that would still have been called a difference, beside those of the other comparisons.
-        verdict: what can be said.
     """
 
     differences: Mapping[str, Interval]
-    won: int
-    lost: int
-    p_value: float
-    corrected_p_value: float
-    level: float
-    verdict: ComparisonVerdict
 
 
 @dataclass(frozen=True)
@@ -130,30 +108,8 @@ class Comparison:
         notes = [] if self.num_groups is None else [f"{groups_in_words(self.num_images, self.num_groups)}."]
         notes += [self.decision_note] if self.decision_note else []
         if self.metric == "accuracy" and self.num_groups in (None, 1):
-            notes.append(self._power_note())
-        if len(self.rows) > 1:
-            notes.append(f"The p-values are corrected for {len(self.rows)} comparisons (Holm).")
-        return notes
-
-    def _power_note(self) -> str:
-        """Say what differences in accuracy as many images show at all."""
-        able = [(found, row) for row in self.rows if (found := self.smallest_difference(row)) is not None]
-        findable = [found for _, row in able if (found := self.findable_difference(row)) is not None]
-        images = f"{self.num_images:,} images"
-        if not able:
-            return f"{images} show no difference in accuracy at all between models that agree about nearly all of them."
-        told = f", and a true one of {_range(findable)} points four times in five" if findable else ""
-        return f"{images} show differences in accuracy of {_range([least for least, _ in able])} points or more{told}."
-
-
-def _range(shares: Sequence[float]) -> str:
-    """Write the ends of some shares as points of a per cent.
-
-    >>> _range([0.0261, 0.0304]), _range([0.026])
-    ('2.6 to 3.0', '2.6')
-    """
-    low, high = f"{100 * min(shares):.1f}", f"{100 * max(shares):.1f}"
-    return low if low == high else f"{low} to {high}"
+            notes.append(power_note(self.num_images, [(row.won + row.lost, row.level) for row in self.rows]))
+        return notes + holm_note(len(self.rows))
 
 
 def compare(
@@ -164,8 +120,8 @@ def compare(
 ) -> Comparison:
     """Compare classifiers with the first of them.
 
-    The interval of a difference is that of the percentiles of R resamples, the same for all classifiers. One is called
-    better or worse only if the p-value, corrected for all comparisons, is at most 5 % and the interval leaves out 0.
+    The interval of a difference is that of the percentiles of R resamples, the same for all classifiers. `judge` says
+    which of them is better or worse.
 
     Args:
         models: by name, what two or more classifiers gave for the same images; classes may be in another order. That
@@ -185,23 +141,12 @@ def compare(
     if metric not in reference.scores:
         raise UserError(f"These {len(tested.labels):,} images define no {HEADLINES[metric]}: compare another score.")
     p_values = [_p_value(metric, one, reference) for one in others]
-    rows = []
-    for place, (model, corrected) in enumerate(zip(others, holm(p_values), strict=True)):
-        differences = model.differences(reference)
-        won, lost = model.discordant(reference)
-        rows.append(
-            PairedComparison(
-                name=model.name,
-                scores=model.scores,
-                differences=differences,
-                won=won,
-                lost=lost,
-                p_value=p_values[place],
-                corrected_p_value=corrected,
-                level=critical_level([*p_values[:place], *p_values[place + 1 :]]),
-                verdict=_verdict(metric, differences[metric], corrected),
-            )
-        )
+    differences = [one.differences(reference) for one in others]
+    tests = judge(metric, [one[metric] for one in differences], [one.discordant(reference) for one in others], p_values)
+    rows = tuple(
+        PairedComparison(name=model.name, scores=model.scores, differences=more, **vars(test))
+        for model, more, test in zip(others, differences, tests, strict=True)
+    )
     return Comparison(
         metric=metric,
         num_images=len(tested.labels),
@@ -209,7 +154,7 @@ def compare(
         split=tested.split,
         split_digest=tested.split_digest,
         reference=ScoredModel(reference.name, reference.scores),
-        rows=tuple(rows),
+        rows=rows,
         num_groups=tested.num_groups if tested.num_groups < len(tested.labels) else None,
         decision_note="" if metric in OF_PROBABILITIES else _decision_note([reference, *others]),
     )
@@ -266,12 +211,6 @@ def _p_value(metric: Metric, model: _Sampled, reference: _Sampled) -> float:
     # the bootstrap's standard error: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 12.4
     standard_error = float(np.nanstd(model.spread[metric] - reference.spread[metric], ddof=1))
     return two_sided(model.values[metric] - reference.values[metric], standard_error, model.units)
-
-
-def _verdict(metric: Metric, difference: Interval, corrected_p_value: float) -> ComparisonVerdict:
-    if corrected_p_value > ALPHA or difference.low <= 0 <= difference.high:
-        return "no difference shown"
-    return "better" if (difference.value > 0) != (metric in LOWER_IS_BETTER) else "worse"
 
 
 def _tested(models: Mapping[str, Predictions]) -> Predictions:
@@ -333,6 +272,7 @@ def _in_order(predictions: Predictions, reference: Predictions) -> Predictions:
         class_names=reference.class_names,
         decision=predictions.decision.reordered(columns),
         groups=reference.groups,
+        refused=None if predictions.refused is None else predictions.refused[rows],
     )
 
 

@@ -13,7 +13,7 @@ from graftline.errors import UserError
 from graftline.evaluation.bootstrap import require_resampling
 from graftline.evaluation.metrics import Interval, metrics_json, score
 from graftline.evaluation.notes import notes_on
-from graftline.evaluation.predictions import Classifier, Predictions, largest_difference, predict_split
+from graftline.evaluation.predictions import Classifier, Predictions, largest_difference, predict_split, refusal_of
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,7 @@ class Evaluation:
         split: str = "test",
         known_logits: np.ndarray | None = None,
         known_from: str = "their cached activations",
+        known_refused: np.ndarray | None = None,
     ) -> EvaluationResult:
         """Classify the images of a split and score what the predictor said of them.
 
@@ -87,21 +88,22 @@ class Evaluation:
             known_logits: (N, K), what the predictor should give for the images. Where it does so for some of them, they
                 are scored and no other image is classified.
             known_from: where these come from, in words.
+            known_refused: (N,), which of them it should mark as none of its classes. A predictor that marks some
+                classifies all images where this is not known.
 
         Raises:
             UserError: the predictor's classes are not the dataset version's, the split is empty, an image cannot be
                 read, or the probabilities or weights are no numbers.
         """
-        speed = None
-        if known_logits is not None:
+        speed, tells_all = None, known_refused is not None or refusal_of(predictor) is None
+        if known_logits is not None and tells_all:
             found = confirm(known_logits, predictor, version, split, self.batch_size)
             if found.holds:
                 logger.info(f"The {split} images are scored by {known_from}; {found}.")
                 speed = found.images_per_second
         start = time.perf_counter()
-        predictions = predict_split(
-            predictor, version, split, self.batch_size, known_logits if speed is not None else None
-        )
+        known = (None, None) if speed is None else (known_logits, known_refused)
+        predictions = predict_split(predictor, version, split, self.batch_size, *known)
         if speed is None:
             speed = len(predictions.paths) / (time.perf_counter() - start)
         scores = score(predictions, self.resamples, self.seed)

@@ -22,7 +22,8 @@ from graftline.evaluation.evaluation import Evaluation, EvaluationResult
 from graftline.evaluation.metrics import TAILS, Interval, score, widened_share
 from graftline.evaluation.notes import notes_on
 from graftline.evaluation.paired import widened_difference
-from graftline.evaluation.predictions import predict_split
+from graftline.evaluation.predictions import Predictions, predict_split
+from graftline.evaluation.verdict import PairedTest, accuracy_notes, judge_accuracies
 
 MOST_TIMED, TIMED_SECONDS = 32, 1.0  # images behind each measured time: as many as take about a second
 LARGEST_LOSS = float(-np.log(np.finfo(np.float64).eps))  # as scikit-learn's log_loss clips
@@ -43,6 +44,7 @@ class GridRow:
         log_loss_gain: likewise; less loss is a negative gain.
         milliseconds: per image, files to probabilities.
         is_on_frontier: whether no row that takes as little time is as accurate.
+        test: of its accuracy against the first row's; the first row has none.
     """
 
     members: tuple[int, ...]
@@ -53,6 +55,7 @@ class GridRow:
     log_loss_gain: Interval
     milliseconds: float
     is_on_frontier: bool
+    test: PairedTest | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,22 @@ class GridResult:
         """The row of all members with the last set of crops."""
         return self.rows[-1]
 
+    @property
+    def verdict_notes(self) -> list[str]:
+        """What to know before believing the rows' verdicts, in sentences."""
+        return verdict_notes(self.rows, self.whole.predictions)
+
+
+def verdict_notes(rows: Sequence[GridRow], predictions: Predictions) -> list[str]:
+    """Return what to know before believing the verdicts of rows, in sentences.
+
+    Args:
+        rows: what `score_candidates` returned.
+        predictions: any of the same images.
+    """
+    tests = [row.test for row in rows if row.test is not None]
+    return accuracy_notes(tests, len(predictions.labels), predictions.drawn_groups)
+
 
 def evaluate_grid(
     evaluation: Evaluation,
@@ -106,7 +125,7 @@ def evaluate_grid(
     Args:
         evaluation: batch size, resamples and seed.
         grid: members and sets of crops.
-        whole: all members of the grid with its last set of crops.
+        whole: all members of the grid with its last set of crops; its shares are those of some of them, too.
         version: has the images.
         split: its name.
         known: as for `classify`.
@@ -119,7 +138,8 @@ def evaluate_grid(
     logits = classify(grid, version, split, evaluation.batch_size, known)
     speed = len(paths) / (time.perf_counter() - start)
     everyone = range(len(grid.members))
-    predictions = predict_split(whole, version, split, known_logits=mean_over(logits[:, -1], everyone, grid.average))
+    mean = mean_over(logits[:, -1], everyone, grid.average, whole.shares)
+    predictions = predict_split(whole, version, split, known_logits=mean)
     scores = score(predictions, evaluation.resamples, evaluation.seed)
     times = measure(grid, paths, evaluation.batch_size)
     if known:
@@ -128,7 +148,16 @@ def evaluate_grid(
     decisions: dict[tuple[int, ...], Decision] = {(number,): one for number, one in enumerate(grid.decisions)}
     decisions[tuple(everyone)] = whole.decision
     rows = compare(
-        logits, labels, grid.crops, times, evaluation.resamples, seed, grid.average, decisions, predictions.drawn_groups
+        logits,
+        labels,
+        grid.crops,
+        times,
+        evaluation.resamples,
+        seed,
+        grid.average,
+        decisions,
+        predictions.drawn_groups,
+        whole.shares,
     )
     return GridResult(EvaluationResult(predictions, scores, notes_on(predictions, scores), speed), rows)
 
@@ -185,15 +214,22 @@ def combinations(num_members: int) -> list[tuple[int, ...]]:
     return alone + [tuple(range(size)) for size in range(2, num_members + 1)]
 
 
-def mean_over(logits: np.ndarray, members: Sequence[int], average: Average = "probabilities") -> np.ndarray:
-    """Return the logits (..., K) of the plain average of some members.
+def mean_over(
+    logits: np.ndarray,
+    members: Sequence[int],
+    average: Average = "probabilities",
+    shares: Sequence[float] | None = None,
+) -> np.ndarray:
+    """Return the logits (..., K) of the average of some members.
 
     Args:
         logits: (M, ..., K).
         members: their numbers; one that comes twice counts twice.
         average: what is averaged.
+        shares: (M,) how much each member counts beside the others, above 0; None: all count alike.
     """
-    return mean_logits(logits, np.bincount(members, minlength=len(logits)) / len(members), average)
+    counts = np.bincount(members, minlength=len(logits)) * np.asarray(1.0 if shares is None else shares)
+    return mean_logits(logits, counts / counts.sum(), average)
 
 
 def compare(
@@ -206,6 +242,7 @@ def compare(
     average: Average = "probabilities",
     decisions: Mapping[tuple[int, ...], Decision] = NO_DECISIONS,
     groups: Ints | None = None,
+    shares: Sequence[float] | None = None,
 ) -> list[GridRow]:
     """Score each combination of members with each set of crops, all on the same resamples of the images.
 
@@ -219,6 +256,7 @@ def compare(
         average: what of the members is averaged.
         decisions: numbers of members → which class they answer together; all others answer the most probable one.
         groups: (N,) of the images, as for `graftline.evaluation.bootstrap.multiplicities`.
+        shares: as for `mean_over`.
 
     Returns:
         The rows, those of the first combination first.
@@ -227,7 +265,7 @@ def compare(
         GridCandidate(
             members=members,
             crops=crops[column],
-            logits=mean_over(logits[:, column], members, average),
+            logits=mean_over(logits[:, column], members, average, shares),
             decision=decisions.get(members, MOST_PROBABLE),
             milliseconds=float(milliseconds[list(members), column].sum()),
         )
@@ -257,13 +295,14 @@ def score_candidates(
     hits = np.array([of_images for _, of_images, _ in scored])  # (R, N)
     losses = np.array([terms for *_, terms in scored])  # (R, N)
     kept = [candidate for candidate, *_ in scored]
-    resampled, accuracy_gain = _with_gain(hits.astype(np.float64), resamples, seed, groups)
+    resampled, accuracy_gain, spread = _with_gain(hits.astype(np.float64), resamples, seed, groups)
     accuracy = [widened_share(one, np.ones(len(labels)), groups) for one in resampled]
     accuracy_gain[1:] = [
         widened_difference(gain, of_row, hits[0], groups)
         for gain, of_row in zip(accuracy_gain[1:], hits[1:], strict=True)
     ]
-    log_loss, log_loss_gain = _with_gain(losses, resamples, seed, groups)
+    tests = [None, *judge_accuracies(hits, accuracy_gain, spread, groups)]
+    log_loss, log_loss_gain, _ = _with_gain(losses, resamples, seed, groups)
     on_frontier = frontier([one.milliseconds for one in kept], [one.value for one in accuracy])
     return [
         GridRow(
@@ -275,6 +314,7 @@ def score_candidates(
             log_loss_gain=log_loss_gain[row],
             milliseconds=candidate.milliseconds,
             is_on_frontier=row in on_frontier,
+            test=tests[row],
         )
         for row, candidate in enumerate(kept)
     ]
@@ -329,8 +369,10 @@ def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def _with_gain(
     terms: np.ndarray, resamples: int, seed: int, groups: Ints | None
-) -> tuple[list[Interval], list[Interval]]:
+) -> tuple[list[Interval], list[Interval], np.ndarray]:
     """Return the mean of each row of terms (R, N) and its difference from the first row's, each with its interval.
+
+    With them come the standard errors (R,) of the differences.
 
     The intervals are percentiles over the same resamples for all rows (paired: Efron and Tibshirani 1993, chapter 13),
     so that what all rows share cancels.
@@ -339,7 +381,8 @@ def _with_gain(
     drawn = [terms @ counts / counts.sum(axis=0) for counts in chunks]  # each (R, B)
     resampled = np.concatenate(drawn, axis=1)
     means = terms.mean(axis=1)
-    return _intervals(means, resampled), _intervals(means - means[0], resampled - resampled[0])
+    differences = resampled - resampled[0]
+    return _intervals(means, resampled), _intervals(means - means[0], differences), differences.std(axis=1, ddof=1)
 
 
 def _intervals(values: np.ndarray, resampled: np.ndarray) -> list[Interval]:

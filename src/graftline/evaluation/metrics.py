@@ -41,12 +41,25 @@ HEADLINES = {
     "cost": "mean cost",
     "set_coverage": "coverage of the sets",
     "set_size": "classes in a set",
+    "refused": "refused as none of the classes",
+    "accuracy_accepted": "accuracy of the others",
     "auroc": "AUROC",
     "log_loss": "log loss",
     "brier": "Brier score",
     "ece": "calibration error (ECE)",
 }
-SHARES = frozenset({"accuracy", "accuracy_weighted", "balanced_accuracy", "precision", "recall", "set_coverage"})
+SHARES = frozenset(
+    {
+        "accuracy",
+        "accuracy_weighted",
+        "accuracy_accepted",
+        "balanced_accuracy",
+        "precision",
+        "recall",
+        "refused",
+        "set_coverage",
+    }
+)
 BOUNDED = SHARES | {"f1_macro", "auroc"}  # by 0 and 1, where resamples of a perfect score have no spread
 LOWER_IS_BETTER = frozenset({"cost", "set_size", "log_loss", "brier", "ece"})
 
@@ -69,6 +82,8 @@ def score(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> dic
         cost: what an answer costs on average, where the classifier's decision has costs.
         set_coverage, set_size: share of the images whose set of classes holds the true one, and how many classes are in
             a set on average, where the decision gives sets.
+        refused, accuracy_accepted: share of the images that are marked as none of the classes, and the accuracy on all
+            others, where the classifier marks some.
         auroc: area under the ROC curve, of the second class against the first; with more classes, the average over
             the classes of one against the rest.
         log_loss: in nats. brier: mean squared error of the probabilities (Brier 1950, Monthly Weather Review 78(1)),
@@ -101,7 +116,12 @@ def score(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> dic
         else:
             scores[name] = percentile_interval(value, spread[name])
     defined = {name: interval for name, interval in scores.items() if not np.isnan(interval.value)}
-    return {name: widened(name, interval, predictions) for name, interval in defined.items()}
+    known = {name: widened(name, interval, predictions) for name, interval in defined.items()}
+    if predictions.refused is not None and not predictions.refused.all():
+        rows, groups = np.flatnonzero(~predictions.refused), predictions.drawn_groups
+        right = (predictions.predicted == predictions.labels)[rows].astype(np.float64)
+        known["accuracy_accepted"] = accuracy_interval(right, None if groups is None else groups[rows])
+    return known
 
 
 def resampled_scores(
@@ -131,7 +151,7 @@ def resampled_scores(
 
 
 def _means(predictions: Predictions) -> dict[str, npt.NDArray[np.float64]]:
-    """Return what is averaged over the images by name, (N,) each: costs and sets, where the decision has them."""
+    """Return what is averaged over the images by name, (N,) each: costs, sets and refusals, where there are any."""
     decision, labels = predictions.decision, predictions.labels
     means: dict[str, npt.NDArray[np.float64]] = {}
     if decision.costs:
@@ -142,6 +162,8 @@ def _means(predictions: Predictions) -> dict[str, npt.NDArray[np.float64]]:
             "set_coverage": sets[np.arange(len(labels)), labels].astype(np.float64),
             "set_size": sets.sum(axis=1).astype(np.float64),
         }
+    if predictions.refused is not None:
+        means["refused"] = predictions.refused.astype(np.float64)
     return means
 
 
@@ -343,7 +365,7 @@ def _image_weights(name: str, predictions: Predictions) -> npt.NDArray[np.float6
     if measure in ("precision", "recall"):
         classes = predictions.labels if measure == "recall" else predictions.predicted
         return np.asarray(classes == predictions.class_names.index(class_name), np.float64)
-    if measure in ("accuracy", "set_coverage"):
+    if measure in ("accuracy", "refused", "set_coverage"):
         return np.ones(len(predictions.labels))
     if measure == "accuracy_weighted":
         assert predictions.weights is not None

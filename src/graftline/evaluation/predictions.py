@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from graftline.bundle.decision import MOST_PROBABLE, Decision
-from graftline.bundle.predictor import softmax
+from graftline.bundle.predictor import Predictor, softmax
+from graftline.bundle.refusal import Refusal
 from graftline.console import counted
 from graftline.data.decoding import PLAIN, Decoding
 from graftline.data.review import require_known_classes
@@ -72,6 +73,7 @@ class Predictions:
         decoding: how the files become pixels, for those who look at them.
         decision: of the classifier: which class it answers.
         groups: N names; images of one group are alike, and so are copies of one image. None: each stands alone.
+        refused: (N,) bool, whether the classifier marks an image as none of its classes; None: it does not tell.
     """
 
     paths: list[str]
@@ -87,6 +89,7 @@ class Predictions:
     decoding: Decoding = PLAIN
     decision: Decision = MOST_PROBABLE
     groups: Sequence[str] | None = None
+    refused: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         size = len(self.paths)
@@ -140,7 +143,8 @@ class Predictions:
         """Return one row per image, in order, to sort, filter and join.
 
         Columns: path, label, predicted (names of classes), correct, ``probability/CLASS`` for each class, weight (only
-        with weights), group (only with groups), sha256, ``logit/CLASS`` for each class.
+        with weights), group (only with groups), refused (only where the classifier tells), sha256, ``logit/CLASS`` for
+        each class.
         """
         names = np.asarray(self.class_names, dtype=object)
         columns: dict[str, object] = {
@@ -154,6 +158,8 @@ class Predictions:
             columns["weight"] = self.weights
         if self.groups is not None:
             columns["group"] = self.groups
+        if self.refused is not None:
+            columns["refused"] = self.refused
         columns["sha256"] = self.sha256
         columns |= {f"logit/{name}": column for name, column in zip(names, self.logits.T, strict=True)}
         return pd.DataFrame(columns)
@@ -186,7 +192,7 @@ class Predictions:
             )
         class_names = tuple(facts["class_names"])
         logits = [f"logit/{name}" for name in class_names]
-        few = [name for name in ("path", "label", "sha256", "weight", "group") if name in schema.names]
+        few = [name for name in ("path", "label", "sha256", "weight", "group", "refused") if name in schema.names]
         table = pq.read_table(file, columns=[*few, *logits])  # without the probabilities, which are as large
         rows, numbers = table.select(few).to_pandas(), {name: number for number, name in enumerate(class_names)}
         return cls(
@@ -195,6 +201,7 @@ class Predictions:
             labels=rows["label"].map(numbers).to_numpy(np.int64),
             weights=rows["weight"].to_numpy() if "weight" in rows else None,
             groups=rows["group"].tolist() if "group" in rows else None,
+            refused=rows["refused"].to_numpy(bool) if "refused" in rows else None,
             sha256=rows["sha256"].tolist(),
             decoding=Decoding.from_dict(facts.get("decoding")),
             decision=Decision.from_dict(facts.get("decision")),
@@ -208,6 +215,7 @@ def predict_split(
     split: str = "test",
     batch_size: int = 32,
     known_logits: np.ndarray | None = None,
+    known_refused: np.ndarray | None = None,
 ) -> Predictions:
     """Classify the images of a split.
 
@@ -219,6 +227,7 @@ def predict_split(
         split: its name.
         batch_size: images per step of the predictor.
         known_logits: (N, K), what the predictor gives, where that is known; then no image is classified.
+        known_refused: (N,), which images it marks as none of its classes, where the logits are known and this is, too.
 
     Raises:
         UserError: the version has a class that the predictor does not know, the split is empty, or an image cannot be
@@ -228,10 +237,15 @@ def predict_split(
     require_known_classes(version.class_names, class_names)
     samples = version.samples(split)
     labels = version.renumber(samples.labels, class_names)
-    logits, groups = known_logits, version.groups(split)
+    logits, refused, groups = known_logits, known_refused, version.groups(split)
     if logits is None:
         with counted(f"Classifying the {split} images", len(samples.paths)) as advance:
-            logits = predictor.logits(samples.paths, batch_size, advance)
+            if (refusal := refusal_of(predictor)) is not None:
+                assert isinstance(predictor, Predictor), "only such a one refuses"
+                logits, embeddings = predictor.logits_and_embeddings(samples.paths, batch_size, advance)
+                refused = refusal.refused(embeddings)
+            else:
+                logits, refused = predictor.logits(samples.paths, batch_size, advance), None
     return Predictions(
         paths=samples.paths,
         logits=logits,
@@ -246,7 +260,13 @@ def predict_split(
         decoding=samples.decoding,
         decision=predictor.decision,
         groups=groups if len(set(groups)) < len(groups) else None,
+        refused=refused,
     )
+
+
+def refusal_of(predictor: Classifier) -> Refusal | None:
+    """Return which images a classifier marks as none of its classes; None: it does not tell."""
+    return predictor.refusal if isinstance(predictor, Predictor) else None
 
 
 def largest_difference(predictor: Classifier, paths: Sequence[str], logits: np.ndarray, batch_size: int) -> float:

@@ -8,6 +8,8 @@ MEANINGS = {
     "cost": "What an answer costs on average, by the costs that the model was given.",
     "set_coverage": "Share of the images whose set of classes holds the true one.",
     "set_size": "How many classes are in a set, on average.",
+    "refused": "Share of the images that lie too far from the training images.",
+    "accuracy_accepted": "Share of all other images that is classified rightly.",
     "auroc": "How often an image of a class is ranked above one of another class; guessing gives 0.5.",
     "log_loss": "Surprise at the true class, in nats; confident mistakes cost most.",
     "brier": "Squared error of the probabilities.",

@@ -3,8 +3,9 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from graftline.evaluation.comparison import Comparison, ComparisonVerdict, PairedComparison, format_difference
+from graftline.evaluation.comparison import Comparison, PairedComparison, format_difference
 from graftline.evaluation.metrics import HEADLINES, LOWER_IS_BETTER, SHARES, format_interval, format_score
+from graftline.evaluation.verdict import ComparisonVerdict
 from graftline.report.names import short, short_names
 from graftline.report.style import BLUE, INK, MUTED, VERMILLION, new_figure, styled
 

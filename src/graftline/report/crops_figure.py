@@ -36,25 +36,34 @@ def crops_figure(image: np.ndarray, preprocessing: Preprocessing, names: Sequenc
     columns = min(MOST_COLUMNS, len(names))
     rows = -(-len(names) // columns)
     height, width = image.shape[:2]
-    panel = PANEL * float(np.clip(height / width, 0.4, 2.0)) + 0.85  # with the texts above and below
+    below = [_below(name) for name in names]
+    text = 0.5 + 0.14 * max(lines.count("\n") + 1 for lines in below)  # above and below a panel
+    panel = PANEL * float(np.clip(height / width, 0.4, 2.0)) + text
     figure = new_figure(
-        max(7.0, PANEL * columns),
+        max(7.6, PANEL * columns),  # as wide as the line above
         1.0 + panel * rows,
         "Where the crops lie",
         "Orange: the one crop of training and serving. Blue: the others, mirrored ones on their originals.",
     )
-    for axes, name in zip(figure.subplots(rows, columns, squeeze=False).flat, names, strict=False):
+    for axes, name, lines in zip(figure.subplots(rows, columns, squeeze=False).flat, names, below, strict=False):
         axes.imshow(image, alpha=0.55)
         for box in boxes(image, preprocessing, name):
             _draw(axes, box, width, height, BLUE, 0.9)
         _draw(axes, boxes(image, preprocessing, "1")[0], width, height, VERMILLION, 2.2)
         axes.set_title(crops_in_words(name), fontsize=10.5, fontweight="bold")
-        axes.set_xlabel(textwrap.fill(CROP_SETS[name].where, LINE), fontsize=8.5, color=MUTED)
+        axes.set_xlabel(lines, fontsize=8.5, color=MUTED)
         axes.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
         axes.grid(visible=False)
     for axes in figure.axes[len(names) :]:
         axes.set_axis_off()
     return figure
+
+
+def _below(name: str) -> str:
+    """Return what stands below a panel: where the crops are from, and but for a single one, their cost and harm."""
+    crops = CROP_SETS[name]
+    texts = [crops.where] if crops.count == 1 else [crops.where, f"{crops.count} passes; harm {crops.wrong}"]
+    return "\n".join(textwrap.fill(text, LINE) for text in texts)
 
 
 def boxes(image: np.ndarray, preprocessing: Preprocessing, name: str) -> list[Box]:

@@ -1,18 +1,22 @@
 """Tables of members x crops: what each combination scores and costs, for the terminal and as CSV."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from graftline.console import print_table
+from graftline.augment.crops import CROP_SETS
+from graftline.console import print_table, say
+from graftline.evaluation.comparison import format_p_value
 from graftline.evaluation.grid import GridRow
 from graftline.evaluation.metrics import Interval, format_score
 from graftline.evaluation.selection import Selection
+from graftline.evaluation.verdict import ComparisonVerdict, PairedTest
 from graftline.files import atomic_file
 
 MOST_PRINTED = 24  # rows; of more, the first, the last and those of the frontier
+MARKS: Mapping[ComparisonVerdict, str] = {"better": "+", "worse": "-", "no difference shown": ""}  # in few letters
 
 
 def print_members(labels: Sequence[str], references: Sequence[str]) -> None:
@@ -23,27 +27,34 @@ def print_members(labels: Sequence[str], references: Sequence[str]) -> None:
 
 
 def print_grid(rows: Sequence[GridRow], title: str) -> None:
-    """Print score, gain over the first row, and time, with 95 % intervals; stars mark what is worth its time."""
+    """Print score, gain over the first row, and time; marks say what is worth its time, and which gain is shown."""
     shown = rows
     if len(rows) > MOST_PRINTED:
         shown = [row for row in rows if row.is_on_frontier or row in (rows[0], rows[-1])]
     print_table(
         title,
-        ("models", "crops", "accuracy, %", "gain, points", "log\nloss", "ms per\nimage", "time", ""),
-        [_cells(row, rows[0]) for row in shown],
+        ("models", "crops", "accuracy, %", "gain, points", "", "log\nloss", "ms per\nimage", "time", ""),
+        [
+            (*cells[:4], _mark(row), *cells[6:], "*" if row.is_on_frontier else "")
+            for row, cells in zip(shown, grid_cells(shown), strict=True)
+        ],
     )
+    say("* as accurate as nothing else that takes as little time.")
+    if len(rows) > 1:
+        say("+ better, - worse than the first row; without a mark, no difference is shown.")
 
 
 def grid_cells(rows: Sequence[GridRow]) -> list[tuple[str, ...]]:
-    """Return members, crops, accuracy, gain, log loss, milliseconds, time and a star of each row, as they are read."""
+    """Return members, crops, accuracy, gain, its p-value and verdict, log loss, ms and time of each row."""
     return [_cells(row, rows[0]) for row in rows]
 
 
 def sentence(row: GridRow, first: GridRow) -> str:
-    """Say what a row gains over the first, and for how much more time."""
-    gained = points(row.accuracy_gain) if row is not first else format_score("accuracy", row.accuracy.value)
-    unit = f" points for {_times(row, first)} the time" if row is not first else f" at {row.milliseconds:.1f} ms"
-    return f"{describe(row)}: {gained}{unit}."
+    """Say what a row gains over the first, for how much more time, and whether these images show it."""
+    if row.test is None:
+        return f"{describe(row)}: {format_score('accuracy', row.accuracy.value)} at {row.milliseconds:.1f} ms."
+    gained = f"{points(row.accuracy_gain)} points for {_times(row, first)} the time"
+    return f"{describe(row)}: {gained}, {row.test.verdict} (p {_p_value(row.test)})."
 
 
 def describe(row: GridRow) -> str:
@@ -59,6 +70,19 @@ def crops_in_words(crops: str) -> str:
     ('1 crop', '10 crops', 'd4')
     """
     return f"{crops} crop{'' if crops == '1' else 's'}" if crops.isdigit() else crops
+
+
+def crops_harm(names: Sequence[str]) -> list[str]:
+    """Say of each set of crops but the single one what it costs, and on which images it does harm.
+
+    >>> crops_harm(["1", "5"])
+    ['Crops 5 take up to 5 passes of the network, and do harm where what matters lies in the center alone.']
+    """
+    sets = {name: CROP_SETS[name] for name in names if name != "1"}
+    return [
+        f"Crops {name} take up to {one.count} passes of the network, and do harm {one.wrong}."
+        for name, one in sets.items()
+    ]
 
 
 def points(gain: Interval) -> str:
@@ -81,6 +105,10 @@ def write_grid_table(rows: Sequence[GridRow], file: Path) -> Path:
                 for name in ("accuracy", "accuracy_gain", "log_loss", "log_loss_gain")
                 for field, end in (("value", ""), ("low", "_low"), ("high", "_high"))
             },
+            **{
+                name: [getattr(row.test, name, None) for row in rows]
+                for name in ("won", "lost", "p_value", "corrected_p_value", "verdict")
+            },
             "ms_per_image": [row.milliseconds for row in rows],
             "on_frontier": [row.is_on_frontier for row in rows],
         }
@@ -96,11 +124,23 @@ def _cells(row: GridRow, first: GridRow) -> tuple[str, ...]:
         row.crops,
         points(row.accuracy).lstrip("+"),
         "" if row is first else points(row.accuracy_gain),
+        "" if row.test is None else format_p_value(row.test.corrected_p_value),
+        "" if row.test is None else row.test.verdict,
         format_score("log_loss", row.log_loss.value),
         f"{row.milliseconds:.1f}",
         _times(row, first),
-        "*" if row.is_on_frontier else "",
     )
+
+
+def _mark(row: GridRow) -> str:
+    """Return the mark of a row's verdict."""
+    return "" if row.test is None else MARKS[row.test.verdict]
+
+
+def _p_value(test: PairedTest) -> str:
+    """Write the p-value after the letter p: an equals sign, unless it is too small to tell."""
+    written = format_p_value(test.corrected_p_value)
+    return written if written.startswith("<") else f"= {written}"
 
 
 def _numbers(members: Sequence[int]) -> str:

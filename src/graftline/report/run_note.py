@@ -1,6 +1,6 @@
 """The description of a run in MLflow: what to know first, in Markdown."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import quote
 
 from graftline.evaluation.metrics import HEADLINES, Interval, format_interval, format_score
@@ -21,8 +21,8 @@ def run_note(run_id: str, scores: Mapping[str, Interval], facts: Mapping[str, st
         return "\n".join(["Not tested: there are no test images.", "", *lines])
     accuracy = scores["accuracy"]
     head = f"**{format_score('accuracy', accuracy.value)} right** ({format_interval('accuracy', accuracy)})"
-    table = [
-        f"| {label} | {format_score(name, scores[name].value)} | {format_interval(name, scores[name])} |"
+    rows = [
+        (label, format_score(name, scores[name].value), format_interval(name, scores[name]))
         for name, label in HEADLINES.items()
         if name in scores
     ]
@@ -34,10 +34,21 @@ def run_note(run_id: str, scores: Mapping[str, Interval], facts: Mapping[str, st
             "",
             *lines,
             "",
-            "| score | value | 95 % interval |",
-            "|---|---|---|",
-            *table,
+            markdown_table(("score", "value", "95 % interval"), rows),
             "",
             f"![Confusion matrix: true classes in rows, predicted ones in columns]({picture})",
         ]
     )
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    r"""Return a table in Markdown.
+
+    >>> print(markdown_table(("run", "what differs"), [("0", "crops=1|5")]))
+    | run | what differs |
+    |---|---|
+    | 0 | crops=1\|5 |
+    """
+    lines = [list(columns), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    head, *body = [f"| {' | '.join(cells)} |" for cells in lines]
+    return "\n".join([head, "|" + len(columns) * "---|", *body])

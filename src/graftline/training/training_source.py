@@ -79,6 +79,10 @@ class TrainingSource(Protocol):
         """Return what the trained network gives for the images of a split, (N, K); None: run the network on them."""
         ...
 
+    def inputs(self, split: str) -> np.ndarray | None:
+        """Return what the head is given for the images of a split, (N, E); None: as above."""
+        ...
+
     def validation_logits(self) -> np.ndarray | None:
         """Return what it gives for the validation images of ``setup`` as it was trained, (N, K); None: as above."""
         ...
@@ -185,6 +189,10 @@ class LiveSource:
         """Return None: nothing is cached."""
         return
 
+    def inputs(self, split: str) -> None:  # noqa: ARG002 - the protocol's signature
+        """Return None: nothing is cached."""
+        return
+
     def validation_logits(self) -> None:
         """Return None: nothing is cached."""
         return
@@ -275,6 +283,16 @@ class CachedSource:
         Returns:
             None where this is no faster than to run the network, or there is no room for the activations.
         """
+        kept = self._kept(split)
+        return None if kept is None else self._tail_logits(kept)
+
+    def inputs(self, split: str) -> np.ndarray | None:
+        """Return what the head is given for the images of a split, (N, E); None where their logits are not known."""
+        kept = self._kept(split)
+        return None if kept is None else kept.array.take(np.arange(len(kept.array)), axis=0)
+
+    def _kept(self, split: str) -> Activations | None:
+        """Return the activations of a split, as float32; None: as for ``logits``."""
         setup = self.setup
         samples = setup.version.samples(split)
         if not self.plan.only_head or setup.execution.is_cuda or len(samples.paths) <= FEW_IMAGES:
@@ -285,7 +303,7 @@ class CachedSource:
         except (CacheFullError, UserError) as error:  # the trained network can do without
             logger.info(f"The activations of the {split} images are not kept: {error}")
             return None
-        return self._tail_logits(kept)
+        return kept
 
     def validation_logits(self) -> np.ndarray:
         """Return what the trained tail gives for the validation images, (N, K); computed once: train first."""
