@@ -66,8 +66,8 @@ class Wanted:
         if missing := [f"“{name}”" for name, count in counts.items() if count == 0]:
             warn(
                 f"There is no validation image of {join_names(missing)}, so that what those images decide (such as "
-                "which epoch is kept, and the calibration) takes no notice of it: add some, or, where the source gives no "
-                "splits, draw them anew with data.parent=none and a larger data.split.validation."
+                "which epoch is kept, and the calibration) takes no notice of it: add some, or, where the source gives "
+                "no splits, draw them anew with data.parent=none and a larger data.split.validation."
             )
         if self.sets is not None:
             check_sets(self.sets, sum(counts.values()))

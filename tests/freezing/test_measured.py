@@ -294,7 +294,8 @@ def test_it_comes_back_from_json_and_is_printed(deeper: FreezeDecision) -> None:
         "stages.3",
     ]
     assert lines[-1] == "The best trial goes on."
-    live = [replace(row, cached=False, trained_parameters=3_319_347, pass_seconds=293.0) for row in measured(deeper).rows]
+    changes: dict[str, Any] = {"cached": False, "trained_parameters": 3_319_347, "pass_seconds": 293.0}
+    live = [replace(row, **changes) for row in measured(deeper).rows]
     with console.capture() as capture:
         print_measurement(replace(measured(deeper), rows=tuple(live)))
     assert len(capture.get().splitlines()) == 2 + len(live) + 1, "a line for each, in 80 columns"

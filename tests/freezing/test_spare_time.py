@@ -33,7 +33,9 @@ def test_the_whole_network_follows_the_head_where_the_time_suffices(decision: Fr
     assert (whole.frozen_groups, whole.epochs) == (0, 10)
     assert longer.tried == (), "a trial's weights are not compared with those of later phases"
     assert longer.measurement is not None
-    assert longer.measurement.stopped == "more than the head did not pay; the time that is left goes to more than the head"
+    assert (
+        longer.measurement.stopped == "more than the head did not pay; the time that is left goes to more than the head"
+    )
     half = Measured(depths=(0.75, 0.5)).use_spare_time(decision, context(300)).plans[-1]
     assert half.frozen_groups == 3, "no deeper than the rule may go"
     final = Measured(depths=(0.75,), final_depth=0.0).use_spare_time(decision, context(300)).plans[-1]

@@ -18,7 +18,9 @@ class Inner(nn.Module):
 
 
 @pytest.mark.long
-def test_it_is_undone_and_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_undone_and_gives_the_same(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
     network, images = nn.Sequential(nn.Linear(4, 3), Inner()), torch.randn(2, 4)
     names, expected = list(network.state_dict()), network(images)
@@ -27,6 +29,7 @@ def test_it_is_undone_and_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
         assert torch.allclose(network(images), expected)
         assert list(network.state_dict()) == names
         copy.deepcopy(network)  # as for averaged weights
+    assert "CUDA" not in capfd.readouterr().err + caplog.text
     assert network._compiled_call_impl is None
     with compiled(network, on=False):
         assert network._compiled_call_impl is None

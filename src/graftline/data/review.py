@@ -215,12 +215,16 @@ def review_splits(
     findings += _find_similar_names(class_names)
     totals = counts.sum(axis=1)
     findings += [
-        Finding("placeholder", name, f"a class of its own, of {totals[name]:,}; leave the label empty where there is none")
+        Finding(
+            "placeholder", name, f"a class of its own, of {totals[name]:,}; leave the label empty where there is none"
+        )
         for name in class_names
         if name.casefold() in _PLACEHOLDERS
     ]
     findings += [
-        Finding("few_images", str(label), f"{total} image{'s' if total != 1 else ''}, fewer than {min_images_per_class}")
+        Finding(
+            "few_images", str(label), f"{total} image{'s' if total != 1 else ''}, fewer than {min_images_per_class}"
+        )
         for label, total in totals[totals < min_images_per_class].items()
     ]
     if totals.max() >= _IMBALANCE * totals.min():

@@ -1,6 +1,6 @@
 """Tables of members x crops: what each combination scores and costs, for the terminal and as CSV."""
 
-import os
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -168,8 +168,10 @@ def _without_shared_folders(references: Sequence[str]) -> list[str]:
     ['/srv/run', 'models:/elpv/1']
     """
     parts = [reference.split("/") for reference in references]
-    shared = len(os.path.commonprefix(parts)) if all(one[0] == "" for one in parts) and len(parts) > 1 else 0
-    return ["/".join(one[max(0, shared - 1) :]) for one in parts]
+    if len(parts) == 1 or any(one[0] for one in parts):
+        return list(references)
+    shared = len([*itertools.takewhile(lambda names: len(set(names)) == 1, zip(*parts, strict=False))])
+    return ["/".join(one[shared - 1 :]) for one in parts]
 
 
 def print_selection(

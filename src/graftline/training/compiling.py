@@ -1,5 +1,6 @@
 """A network that torch.compile makes faster for as long as a fit lasts."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,6 +28,7 @@ def compiled(network: nn.Module, *, on: bool) -> Iterator[None]:
         return
     from torch._dynamo.exc import TorchDynamoException  # the import alone takes a second
 
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # where CUDA is, but no GPU: none is meant
     network.compile()
     try:
         yield
