@@ -148,7 +148,7 @@ def test_a_second_call_writes_what_is_missing(tmp_path: Path, make_folder: MakeF
     assert content == contents(out)
 
     make_image(folder / "cat" / "new.png", 99)
-    with pytest.raises(UserError, match="holds shards of other images, or these have changed since"):
+    with pytest.raises(UserError, match="holds shards of other images or of another size, or the images have changed"):
         shard(Folder(), folder, out)
     with pytest.raises(UserError, match="has room for"):
         shard(Table(), _huge(tmp_path), tmp_path / "no-room", shard_bytes=2**50)

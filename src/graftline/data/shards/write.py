@@ -231,8 +231,8 @@ def _claim(directory: Path, summary: dict[str, Any]) -> None:
         before = None
     if before != summary:
         raise UserError(
-            f"{directory} holds shards of other images, or these have changed since (labels, columns, sizes, times): "
-            "choose another folder, or remove it."
+            f"{directory} holds shards of other images or of another size, or the images have changed since (labels, "
+            "columns, sizes, times): choose another folder, or remove it."
         )
 
 
