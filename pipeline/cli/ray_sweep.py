@@ -23,6 +23,7 @@ from graftline.pipeline.cli.composed_stage import ComposedStage
 from graftline.pipeline.cli.errors import EXIT_MISTAKE, Outcome, describe_error
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.runs.elsewhere import (
+    check_weights,
     discard_result_of_others,
     find_begun,
     find_nodes_apart,
@@ -113,6 +114,8 @@ def run_spread(jobs: Sequence[ComposedStage], ray_cluster: RayCluster, board: Bo
     first = jobs[0].config
     images = [*dict.fromkeys(chain(*map(first_file, jobs)))]
     apart = find_nodes_apart(ray_cluster, jobs[0].directory.parent, images, instantiate(first.tracking))
+    backbones = {OmegaConf.to_yaml(job.config.backbone): job.config.backbone for job in jobs}
+    check_weights(ray_cluster, [*map(instantiate, backbones.values())])
     parents = [*map(_find_parent, jobs)]  # nodes that share the output directory alone lack them, too
     files = ray_cluster.share(read_files([*dict.fromkeys(file for parent in parents for file in parent.files)]))
     for job in jobs:  # of an earlier command with the same directory

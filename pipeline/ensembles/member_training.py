@@ -13,6 +13,7 @@ from graftline.data.references import file_of
 from graftline.files import write_json
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.pipeline.runs.elsewhere import (
+    check_weights,
     discard_result_of_others,
     find_begun,
     find_nodes_apart,
@@ -95,6 +96,7 @@ def _train_spread(members: Sequence[Member], cluster: RayCluster) -> None:
     first = members[0].winner
     image = file_of(first.version.samples("train").paths[0])
     find_nodes_apart(cluster, first.directory, [] if image is None else [image], first.search.tracking)
+    check_weights(cluster, [first.backbone])
     own = RunDirectory(first.directory)
     needed = [own.config, own.overrides, own.config_dir, *first.version.files]
     files = cluster.share(read_files(needed))  # nodes that share the output directory alone lack the dataset version

@@ -7,7 +7,9 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from graftline.backbones.backbone import Backbone
 from graftline.console import warn
+from graftline.errors import UserError
 from graftline.files import atomic_file
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.ray_cluster import RayCluster
@@ -37,6 +39,37 @@ def find_nodes_apart(ray_cluster: RayCluster, directory: Path, images: Sequence[
             "leave there stays there, and their models come from the tracking server, by the run's id."
         )
     return bool(apart)
+
+
+def check_weights(ray_cluster: RayCluster, backbones: Sequence[Backbone]) -> None:
+    """Make sure that each node has the weights of the backbones of some runs, or can fetch them.
+
+    Raises:
+        UserError: one does not.
+    """
+    for backbone in backbones:
+        try:
+            here = backbone.check()
+        except UserError:  # each run will say so
+            continue
+        if here is None:  # random weights
+            continue
+        for host, is_there in ray_cluster.ask_nodes(has_weights, str(Path.cwd()), backbone):
+            if not is_there:
+                raise UserError(
+                    f"Node {host} of the Ray cluster has no weights for '{backbone.name}', which are {here.path} here: "
+                    "put them there, too, or let Backbone.weights_dir be on a file system that all nodes share."
+                )
+
+
+def has_weights(folder: str, backbone: Backbone) -> bool:
+    """Tell whether this machine has a backbone's weights, or can fetch them; folder: that paths start from."""
+    work_in(folder, {})
+    try:
+        backbone.check()
+    except UserError:
+        return False
+    return True
 
 
 def read_files(files: Sequence[Path]) -> dict[str, bytes]:

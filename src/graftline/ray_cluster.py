@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from graftline.errors import UserError
 from graftline.execution import CORES
 from graftline.ray_connection import (
+    SECONDS_TO_IMPORT,
+    ask_nodes,
     check_seen,
     find_apart,
     get_result,
@@ -315,6 +317,17 @@ class RayCluster:
         """
         self.connect()
         check_seen(paths)
+
+    def ask_nodes(self, function: Callable[..., R], *arguments: Any) -> list[tuple[str, R]]:
+        """Return the host of each node, and what a function of one of our modules returns there.
+
+        It is asked in a process that has what a training gets, and trains later.
+
+        Raises:
+            UserError: a node does not answer; else what the function raises.
+        """
+        options = {name: value for name, value in self.slots().options.items() if name == "runtime_env"}
+        return ask_nodes(function, *arguments, seconds=SECONDS_TO_IMPORT, options=options)
 
     def find_apart(self, folder: Path) -> list[str]:
         """Return the hosts of the nodes that do not see what is written to a folder here."""

@@ -6,19 +6,22 @@ import platform
 import signal
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 from graftline.errors import UserError, find_cause, first_line
+
+R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
 
 SECONDS_TO_ANSWER = 10.0  # for the cluster's address
 SECONDS_TO_LOOK = 45.0  # for a look at each of its nodes
+SECONDS_TO_IMPORT = 180.0  # for one that imports torch first
 OBJECT_STORE_BYTES = 200_000_000  # of a Ray of this machine's own, which keeps on the disk what does not fit
 # Environment variables by which tasks reach images and MLflow: a node has those of its own `ray start`. They are not
 # handed on, as Ray shows all users of a cluster what it is to give a task.
@@ -78,30 +81,46 @@ def look_at_nodes(paths: Sequence[Path] = ()) -> list[Node]:
     Raises:
         UserError: one does not answer, or has another graftline than we have.
     """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     texts = [str(path.absolute()) for path in paths]
     names = [name for name in VARIABLES if os.environ.get(name)]
-    nodes = [node for node in living_nodes() if node["Resources"].get("CPU", 0) > 0]
-    looks: list[Any] = [
-        ray.remote(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True))(
-            _make_look()
-        ).remote(texts, names)
-        for node in nodes
-    ]
-    done, late = ray.wait(looks, num_returns=len(looks), timeout=SECONDS_TO_LOOK)
-    if late:
-        raise UserError(
-            f"{len(late)} of {len(nodes)} nodes of the Ray cluster did not answer within {SECONDS_TO_LOOK:.0f} s: "
-            "look at them with ray status, and take away those that hang."
-        )
-    found = [Node(*get_result(one)) for one in done]
+    found = [Node(*look) for _, look in ask_nodes(_make_look(), texts, names, seconds=SECONDS_TO_LOOK)]
     for host, theirs, *_ in found:
         if theirs != version("graftline"):
             has = "no graftline" if theirs is None else f"graftline {theirs}"
             raise UserError(f"Node {host} of the Ray cluster has {has}, here is {version('graftline')}: install it.")
     return found
+
+
+def ask_nodes(
+    function: Callable[..., R], *arguments: Any, seconds: float, options: Mapping[str, Any] | None = None
+) -> list[tuple[str, R]]:
+    """Return the host of each node with a core, and what a function returns there.
+
+    Args:
+        function: as that of a task.
+        arguments: of it.
+        seconds: that a node may take.
+        options: what Ray is to give it; None: nothing.
+
+    Raises:
+        UserError: a node does not answer; else what the function raises.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node for node in living_nodes() if node["Resources"].get("CPU", 0) > 0]
+    asked: list[Any] = []
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
+        task: Any = ray.remote(**{**(options or {}), "num_cpus": 0, "scheduling_strategy": there})(function)
+        asked.append(task.remote(*arguments))
+    _, late = ray.wait(asked, num_returns=len(asked), timeout=seconds)
+    if late:
+        raise UserError(
+            f"{len(late)} of {len(nodes)} nodes of the Ray cluster did not answer within {seconds:.0f} s: look at them "
+            "with ray status, and take away those that hang."
+        )
+    return [(node["NodeManagerHostname"], get_result(one)) for node, one in zip(nodes, asked, strict=True)]
 
 
 def _make_look() -> Callable[[list[str], list[str]], tuple[str, str | None, list[str], list[str]]]:

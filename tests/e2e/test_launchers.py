@@ -317,7 +317,7 @@ def is_task(process: psutil.Process, rank: str, slurm_cluster: dict[str, str]) -
     with suppress(psutil.Error):
         variables = process.environ()
         is_ours = variables.get("SLURM_CONF") == slurm_cluster["SLURM_CONF"] and variables.get("SLURM_PROCID") == rank
-        return is_ours and process.cmdline()[1:4] == ["-m", "graftline", "train"]
+        return bool(is_ours and process.cmdline()[1:4] == ["-m", "graftline", "train"])
     return False
 
 

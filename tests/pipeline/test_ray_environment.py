@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from ray_nodes import start_nodes
+from tiny_weights import write_weights
 from workplace import TINY, Workplace
 
 pytest.importorskip("ray", reason="ray is missing: make test-extras installs it")
@@ -53,3 +54,20 @@ def test_what_a_node_does_not_share_is_told_before_anything_slow(
     seen = f"what is written to {outputs}/train/" if what == "outputs" else f"{color_folder}/"
     assert f"of the Ray cluster does not see {seen}" in ran.output
     assert not [*outputs.glob("train/*/**/checkpoints")]
+
+
+@pytest.mark.parametrize("command", [["train", "seed=0,1"], ["ensemble", "members=2"]])
+def test_a_node_without_the_weights_is_named_before_anything_slow(
+    command: list[str], workplace: Workplace, color_folder: Path
+) -> None:
+    write_weights(weights := workplace.root / "weights", ["test_efficientnet"])
+    own = ["backbone.weights=directory", "freeze=all_but_head", "cluster=ray"]
+    words = {line.partition("=")[0]: line for line in ["data=folder", f"data.path={color_folder}", *TINY, *own]}
+    with start_nodes() as nodes, nodes.without(weights):
+        address = f"cluster.address={nodes.address}"
+        ran = workplace.run_command(*command, *words.values(), address, timeout=SECONDS)
+    assert ran.code == 1, ran.output
+    told = " ".join(ran.output.split())
+    assert f"Node {socket.gethostname()} of the Ray cluster has no weights for 'test_efficientnet', which are" in told
+    assert "put them there, too, or let backbone.weights_dir be on a file system that all nodes share." in told
+    assert not [*workplace.root.rglob("last.ckpt")]

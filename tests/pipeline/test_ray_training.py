@@ -2,11 +2,14 @@
 
 import signal
 import subprocess
+from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
 from mlflow.entities import Run
 from ray_nodes import start_nodes
+from safetensors.torch import load_file
 from workplace import TINY, Workplace
 
 pytest.importorskip("ray", reason="ray is missing: make test-extras installs it")
@@ -29,6 +32,24 @@ def test_a_process_that_is_killed_is_started_again(workplace: Workplace, color_f
     steps = [metric.step for metric in workplace.mlflow.get_metric_history(run.info.run_id, "val/loss")]
     assert steps == [3 * (epoch + 1) for epoch in range(30)], "each epoch once"
     assert len(list(workplace.root.glob("outputs/train/*/result.json"))) == 1
+
+
+def test_two_processes_give_the_numbers_of_one(
+    workplace: Workplace, make_workplace: Callable[[str], Workplace], color_folder: Path
+) -> None:
+    """A network without batch statistics, in batches of 6 for each of two processes, and of 12 for one."""
+    ran = workplace.run_command("train", *words(color_folder, 2, "backbone=test_vit"), timeout=SECONDS)
+    assert ran.code == 0, ran.output
+    place = make_workplace("alone")
+    own = ("backbone=test_vit", "trainer=cpu", "trainer.devices=1", "train.batch_size=12")
+    alone = place.run("train", *words(color_folder, 2, *own))
+    assert alone.code == 0, alone.output
+    ((run,), (expected,)) = map(find_runs, (workplace, place))
+    for name in ("train/loss", "val/loss", "val/accuracy", "test/accuracy"):
+        assert run.data.metrics[name] == pytest.approx(expected.data.metrics[name], abs=1e-6)
+    weights, of_one = (load_file(one.directory / "bundle" / "model.safetensors") for one in (ran, alone))
+    # AdamW divides by the size of a gradient, so that the rounding of a small one is seen in its weight
+    assert max(float((weights[name] - of_one[name]).abs().max()) for name in of_one) < 5e-5
 
 
 def test_a_node_that_does_not_come_back_ends_the_training(
