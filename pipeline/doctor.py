@@ -33,7 +33,7 @@ class Doctor:
 
     Attributes:
         tracking: where runs and models are tracked.
-        model: whose golden images are replayed; None: of none.
+        model: whose golden images are replayed; None: those of the champions in a database of this machine.
         folders: where runs write.
         weights_dir: the weights directory.
         nodes: number of machines that are to train together, on each of which the same command is typed; None: one.
@@ -99,7 +99,9 @@ class Doctor:
         if self.nodes is not None:
             planned = Nodes(self.nodes, self.devices, self.head or "", self.images)
             groups["Nodes"] = {"rendezvous": lambda: check_nodes(planned)}
-        if self.model is not None:
+        if self.model is None:
+            groups["Models"]["golden images"] = self._check_champions
+        else:
             groups["Models"][self.model] = lambda: self._check_model(str(self.model))
         return groups
 
@@ -112,6 +114,11 @@ class Doctor:
         from graftline.pipeline.health.models import check_weights
 
         yield from check_weights(self.weights_dir)
+
+    def _check_champions(self) -> Iterator[Finding]:
+        from graftline.pipeline.health.models import check_champions
+
+        yield from check_champions(self.tracking)
 
     def _check_model(self, model: str) -> Iterator[Finding]:
         from graftline.pipeline.health.models import check_model

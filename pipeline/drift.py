@@ -50,6 +50,7 @@ PAGE_FILE, GAUGES_FILE = "drift.html", "drift.prom"
 COLUMNS = ("statistic", "distance", "usually", "rings\nbeyond", "by chance", "")
 MOST_SHOWN = 12  # images that moved it most
 SIDE = 192  # px of their pictures
+MOST_CLASSES = 12  # whose shares are told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,13 +251,28 @@ def _proposal(drift: Drift, predictor: AnyPredictor) -> str:
 
 
 def _facts_of_page(stage: DriftStage, predictor: AnyPredictor, window: Window) -> list[tuple[str, str]]:
+    shares = _class_shares(window, predictor)
     return [
         ("images", stage.images or f"{stage.monitor}, the last {stage.window}"),
         ("unreadable", f"{window.num_unreadable:,}"),
         ("refused by the model", f"{window.num_refused:,}"),
+        *([("classes to be expected, by the probabilities", _told_shares(shares))] if shares is not None else []),
         ("model", f"{stage.model}, digest {predictor.digest}"),
         ("budget", f"one false alarm in {stage.checks_per_alarm:,} checks"),
     ]
+
+
+def _class_shares(window: Window, predictor: AnyPredictor) -> dict[str, float] | None:
+    """Return the share of each class that is to be expected by all probabilities; None where they were not kept."""
+    if window.class_shares is None:
+        return None
+    return dict(zip(predictor.class_names, window.class_shares.tolist(), strict=True))
+
+
+def _told_shares(shares: dict[str, float]) -> str:
+    """Return the largest shares in words."""
+    largest = sorted(shares.items(), key=lambda one: -one[1])[:MOST_CLASSES]
+    return ", ".join(f"{name} {share:.1%}" for name, share in largest) + (", …" if len(shares) > MOST_CLASSES else "")
 
 
 def _log_metrics(run: "Run", drift: Drift, accuracy: EstimatedAccuracy) -> None:
@@ -317,6 +333,7 @@ def _summarize(
             "changes": [asdict(change) for change in drift.changes],
             "accuracy_sentence": accuracy.sentence,
             "outside": accuracy.outside,
+            "class_shares": _class_shares(window, predictor),
             "images": window.num_seen,
             "compared": drift.num_images,
             "unreadable": window.num_unreadable,

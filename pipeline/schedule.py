@@ -163,7 +163,6 @@ class ScheduleStage(Retrain):
     def _job(self, directory: Path) -> Job:
         files = RunDirectory(directory)
         typed: list[str] = yaml.safe_load(files.overrides.read_text(encoding="utf-8"))
-        _require_no_password(typed)
         is_pod = self.engine == "kubernetes"
         shown = "whoever reads the CronJob has" if is_pod else "the list of processes shows to all while a run goes on"
         for key in sorted({_key(text) for text in typed if _may_hold_token(text)}):
@@ -304,20 +303,6 @@ def _may_hold_token(text: str) -> bool:
     _, _, value = text.partition("=")
     key = _key(text)
     return key.partition(".")[0] == "notify" and key != "notify.seconds" and value not in ("", "null")
-
-
-def _require_no_password(overrides: Sequence[str]) -> None:
-    """Make sure that a schedule, which others may read, holds no password.
-
-    Raises:
-        UserError: an address in it does.
-    """
-    for text in overrides:
-        if re.search(r"://[^/\s:@]*:[^/\s]+@", text):
-            raise UserError(
-                f"{_key(text)} holds a password, which whoever reads the schedule would have: {_LOGIN}, or in the "
-                "Secret of kubernetes.secret, and give the address without them."
-            )
 
 
 def _variables(engine: str) -> dict[str, str]:

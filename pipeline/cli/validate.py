@@ -1,6 +1,7 @@
 """Validate: overrides against the configuration of a stage, before anything heavy starts: all mistakes at once."""
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from graftline.pipeline.cli.parameters import parameters, takes, wanted_type
 from graftline.pipeline.cli.parse import expand, line, parse, values
 from graftline.pipeline.cli.resolve import FREE, parent, resolve
 from graftline.pipeline.program import ADDRESSES, program
+from graftline.tracking.uri import without_password
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ def validate(stage: str, texts: Sequence[str], base: DictConfig | None = None) -
     """
     if stage == "verify":  # graftline verify http://127.0.0.1:5001
         texts = [f"bundle={text}" if text.startswith(ADDRESSES) else text for text in texts]
-    parsed, mistakes = collect(parse, texts)
+    open_texts, secrets = collect(_require_no_password, texts)
+    parsed, mistakes = collect(parse, open_texts)
+    mistakes += secrets
     known = set(config_loader().list_groups(""))
     typed = [override for override in parsed if override.key_or_group not in known]
     groups, wrong_groups = collect(partial(_check_group, stage), (o for o in parsed if o.key_or_group in known))
@@ -66,6 +70,17 @@ def validate(stage: str, texts: Sequence[str], base: DictConfig | None = None) -
     if mistakes:
         raise refusal(mistakes)
     return ValidatedOverrides(groups, checked, config)
+
+
+def _require_no_password(text: str) -> str:
+    """Return what was typed if it is no address of a tracking server with a password, which files would keep."""
+    if re.match(r"\+*(tracking\b|uri=)", text) and without_password(text) != text:
+        raise MistakeError(
+            f"{text.partition('=')[0].lstrip('+')}: a password in an address is kept in files and shown in lists of "
+            "processes; leave it out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or PGPASSWORD of "
+            "a PostgreSQL"
+        )
+    return text
 
 
 def _check_group(stage: str, override: Override) -> Override:

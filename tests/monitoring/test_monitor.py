@@ -66,6 +66,29 @@ def test_what_was_seen_is_there_afterwards(tmp_path: Path, reference: Reference,
     assert window.pictures == {}, "no images unless they are asked for"
 
 
+def test_the_probabilities_of_all_are_added_up(tmp_path: Path, reference: Reference, photos: list[bytes]) -> None:
+    """Of more images than the sample keeps, and those of two processes together."""
+    given = []
+    for seed in (1, 2):
+        monitor = make(tmp_path / "kept", reference)
+        for number in range(10):
+            answers = answers_to(30, 10 * seed + number, unreadable=2)
+            given.append(answers.probabilities[2:])
+            monitor.observe(photos, answers)
+        monitor.close()
+    window = read_window(tmp_path / "kept" / "digest", NOON - HOUR, NOON, 1000, seed=0)
+    assert window is not None
+    assert (window.num_seen, len(window.observed)) == (600, 400)
+    np.testing.assert_allclose(window.class_shares, np.concatenate(given).mean(axis=0), rtol=1e-6)
+    old = next((tmp_path / "kept").rglob("*.npz"))
+    with np.load(old) as arrays:
+        earlier = {name: arrays[name] for name in arrays.files if name != "probabilities"}
+    np.savez(old, allow_pickle=False, **earlier)
+    window = read_window(tmp_path / "kept" / "digest", NOON - HOUR, NOON, 1000, seed=0)
+    assert window is not None
+    assert (window.num_seen, window.class_shares) == (600, None), "an earlier graftline has kept none"
+
+
 def test_pictures_are_kept_where_they_are_asked_for(tmp_path: Path, reference: Reference, photos: list[bytes]) -> None:
     monitor, answers = make(tmp_path / "kept", reference, images=3), answers_to(30)
     assert answers.embeddings is not None

@@ -4,18 +4,17 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tracking_server import health_check
+from tracking_server import SERVICES, free_port, health_check
 from workplace import PROJECT, TINY, Workplace
 
 from graftline.pipeline.schedule import DAGSTER, STAGE
@@ -144,17 +143,25 @@ def place(tmp_path: Path, color_folder: Path, empty_database: Path) -> Workplace
 @pytest.fixture
 def server(place: Workplace) -> Iterator[str]:
     """Dagster as make dagster starts it; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [str(PROGRAMS / "dagster"), "dev", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--python-file", str(DAGSTER / "definitions.py"), "--working-directory", str(DAGSTER)]
-    environment = os.environ | {"DAGSTER_HOME": str(place.root / dagster.HOME), "PYTHONWARNINGS": "ignore"}
-    with (place.root / "dagster.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=place.root, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-    yield f"http://127.0.0.1:{port}"
+    with running_dagster(place.root, command, os.environ):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def running_dagster(folder: Path, command: Sequence[str], variables: Mapping[str, str]) -> Iterator[None]:
+    environment = {**variables, "DAGSTER_HOME": str(folder / dagster.HOME), "PYTHONWARNINGS": "ignore"}
+    with (folder / "dagster.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield
+    finally:
+        stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGINT)
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=60)
@@ -213,6 +220,36 @@ def test_clock_and_sensor_start_runs_one_at_a_time(place: Workplace, server: str
     assert model["run"].startswith("http://127.0.0.1:5000/#/runs/")
     assert model["figure"].startswith("![confusion_matrix](data:image/svg+xml;base64,")
     assert " to " in model["scores"]
+
+
+def test_the_command_of_compose_starts_dagster(tmp_path: Path, color_folder: Path) -> None:
+    """The shell line of `scheduler`, of which places, port and address are those of this machine."""
+    service, port = SERVICES["scheduler"], free_port()
+    shell, option, script, program, *typed = [*service["entrypoint"], *service["command"]]
+    (tmp_path / "graftline").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m graftline "$@"\n')
+    (tmp_path / "graftline").chmod(0o755)
+    here = {
+        "$$": "$",
+        "/opt/dagster/bin": str(PROGRAMS),
+        "/opt/graftline/pipeline/dagster": str(DAGSTER),
+        "0.0.0.0": "127.0.0.1",
+        "3000": str(port),
+        "/images": str(color_folder),
+    }
+    words = [script, program, *typed]
+    for before, after in here.items():
+        assert any(before in word for word in words)
+        words = [word.replace(before, after) for word in words]
+    variables = Workplace(tmp_path).environment() | {
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+        "RETRAIN_EVERY": "daily 03:00",
+    }
+    is_healthy, log = health_check("scheduler", {3000: port}), tmp_path / "dagster.log"
+    with running_dagster(tmp_path, [shell, option, *words], variables):
+        wait_for(is_healthy, log)
+        found = ask(f"http://127.0.0.1:{port}", "{assetNodes{assetKey{path}}}")["assetNodes"]
+    assert {one["assetKey"]["path"][-1] for one in found} == {"dataset", "model", "champion"}
+    assert {one["assetKey"]["path"][0] for one in found} == {color_folder.name}
 
 
 def materializations(server: str, asset: str) -> list[dict[str, Any]]:

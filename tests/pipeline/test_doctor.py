@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,13 +18,15 @@ from packaging.requirements import Requirement
 from workplace import Workplace
 
 from graftline.errors import UserError
-from graftline.pipeline.health import machine, packages, server
+from graftline.pipeline.health import machine, models, packages, server
 from graftline.pipeline.health.finding import Finding, State, checked
 from graftline.pipeline.health.machine import Gpus
-from graftline.pipeline.health.models import check_model, check_weights
+from graftline.pipeline.health.models import check_champions, check_model, check_weights
 from graftline.pipeline.program import FROM_MAKE
+from graftline.tracking.client import connect
 from graftline.tracking.tracking import Tracking
 
+NOT_REPLAYED = "those of {}: graftline doctor model=NAME does that"
 GOOD = dict.fromkeys(packages.SHOWN, "2.0")
 
 
@@ -303,6 +306,32 @@ def test_a_model(tmp_path: Path) -> None:
     (bundle / "model.onnx").write_bytes(b"another")
     (found,) = checked("pets", lambda: check_model(str(bundle), Tracking()))
     assert (found.state, "is not what was saved" in found.text) == ("broken", True)
+
+
+def test_champions_of_a_database(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "MOST_REPLAYED", 2)
+    shutil.copyfile(empty_database, tmp_path / "mlflow.db")
+    tracking = Tracking(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert not list(check_champions(tracking)), "there is no model"
+    client = connect(tracking.uri)
+    for name in ("birds", "cats", "dogs"):
+        tiny_bundle(tmp_path / name / "artifacts" / "bundle")
+        client.create_registered_model(name)
+        client.create_model_version(name, (tmp_path / name).as_uri())
+    for name in ("birds", "cats"):
+        client.set_registered_model_alias(name, "champion", "1")
+    (tmp_path / "cats" / "artifacts" / "bundle" / "model.onnx").write_bytes(b"another")
+    whole, damaged, left = check_champions(tracking)
+    assert (whole.name, whole.state) == ("models:/birds@champion", "ok")
+    assert "golden images reproduced" in whole.text
+    assert (damaged.name, damaged.state) == ("cats", "broken")
+    assert left == Finding("golden images", "ok", NOT_REPLAYED.format("dogs are not replayed (no champion)"))
+    client.set_registered_model_alias("dogs", "champion", "1")
+    assert list(check_champions(tracking))[-1].text == NOT_REPLAYED.format(
+        "dogs are not replayed (2 others were replayed)"
+    )
+    (of_server,) = check_champions(Tracking(uri="http://127.0.0.1:9"))
+    assert of_server.text == NOT_REPLAYED.format("a server's models are not replayed"), "it is not even asked"
 
 
 def test_the_stage(tmp_path: Path) -> None:

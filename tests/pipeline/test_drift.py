@@ -47,6 +47,9 @@ def test_images_like_those_of_the_training_are_no_drift(place: Workplace) -> Non
     assert ran.result["outcome"] == "no drift", ran.output
     for text in (ran.output, (ran.directory / "drift.html").read_text(encoding="utf-8")):
         assert RETRAIN not in text
+    shares = Predictor.from_directory(place.root / "bundle").predict((place.root / "same").iterdir()).mean(axis=0)
+    assert list(ran.result["class_shares"].values()) == pytest.approx(shares.tolist(), rel=1e-5)
+    assert f" {shares.max():.1%}" in (ran.directory / "drift.html").read_text(encoding="utf-8")
     gauges, estimate = read_gauges(ran.directory / "drift.prom"), ran.result["metrics"]["estimated_accuracy"]
     model = f'{{model="{place.root.name}"}}'
     for gauge, key in (("", "value"), ("_low", "low"), ("_high", "high")):

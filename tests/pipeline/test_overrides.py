@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from graftline.errors import UserError
+from graftline.pipeline.__main__ import main
 from graftline.pipeline.cli.hydra_conf import expand_home, session
 from graftline.pipeline.cli.make import from_makeflags
 from graftline.pipeline.cli.parse import line
@@ -325,6 +326,27 @@ def test_commas_ask_for_several_runs_and_brackets_do_not() -> None:
     ]
     (line,) = mistakes("backbone=resnet18,resnet19")
     assert line.startswith("backbone=resnet19: no such backbone; did you mean resnet18 or ")
+
+
+@pytest.mark.parametrize(
+    ("key", "uri"),
+    [
+        ("tracking.uri", "http://me:sesame@server:5000"),
+        ("uri", "https://me:sesame@server"),
+        ("++tracking.uri", "'postgresql://me:sesame@host/db'"),
+        ("tracking.uri", "postgresql://host/db?user=me&password=sesame"),
+    ],
+)
+def test_a_password_in_an_address_is_refused_and_kept_nowhere(
+    key: str, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "tracking=server", f"{key}={uri}"]) == 1
+    out = capsys.readouterr().out
+    assert f"{key.lstrip('+')}: a password in an address is kept in files" in out
+    assert "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in out
+    texts = [out, *(file.read_text() for file in tmp_path.rglob("*") if file.is_file())]
+    assert not [text for text in texts if "sesame" in text]
 
 
 def test_make_hands_values_on_as_typed(tmp_path: Path) -> None:

@@ -256,10 +256,20 @@ def test_what_storage_and_servers_need_goes_along_but_no_secret(
     assert "se/same" not in out
 
 
-def test_a_password_in_an_address_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["schedule", "every=hourly", "tracking.uri=http://me:sesame@server:5000"]) == 1
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "tracking.uri=http://me:sesame@server:5000",
+        "features.shared=s3://me:sesame@bucket/kept",
+        "notify.url=https://me:sesame@hooks/T",
+        "data.path=https://me:sesame@host/photos.zip",
+    ],
+)
+def test_a_password_in_an_address_is_refused(folder: Path, capsys: pytest.CaptureFixture[str], typed: str) -> None:
+    assert main(["schedule", "every=hourly", typed]) == 1
     out = capsys.readouterr().out
-    assert "tracking.uri holds a password, which whoever reads the schedule would have: keep user and password" in out
+    assert typed.partition("=")[0] in out
+    assert "leave it out" in out or "without it" in out
     assert "sesame" not in out
     assert not list(folder.rglob("crontab"))
 

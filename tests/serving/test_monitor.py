@@ -27,6 +27,7 @@ def test_what_a_server_sees_is_compared_with_the_training(workplace: Workplace) 
     ran = workplace.run("drift", "model=./bundle", "monitor=kept", "window=1d")
     assert ran.code == 0, ran.output
     assert (ran.result["images"], ran.result["unreadable"], ran.result["outcome"]) == (51, 1, "drift")
+    assert sum(ran.result["class_shares"].values()) == pytest.approx(1)
     page = (ran.directory / "drift.html").read_text(encoding="utf-8")
     assert page.count("data:image/webp") == 12
     nothing = workplace.run("drift", "model=./bundle", "monitor=elsewhere")

@@ -1,6 +1,6 @@
 """Keep a small sample of what a model sees, for a later comparison: an answer never waits for it, nor fails with it.
 
-Letters: N images, D numbers of a projected embedding.
+Letters: N images, K classes, D numbers of a projected embedding.
 """
 
 import contextlib
@@ -63,6 +63,7 @@ class _Hour:
         begin: when the first image was seen, in s since 1970.
         end: when the last was.
         counts: of images.
+        probabilities: (K,) of the images with an answer, added up.
         drawn: number of the image that has a place of the sample, by place.
         places: of the sample, as far as they are taken and were looked at.
         pictures: distance from the reference and encoded file, by place.
@@ -73,6 +74,7 @@ class _Hour:
     begin: float
     end: float
     counts: dict[str, int] = field(default_factory=lambda: {"seen": 0, "unreadable": 0, "refused": 0})
+    probabilities: np.ndarray = field(default_factory=lambda: np.zeros(1))
     drawn: dict[int, int] = field(default_factory=dict)
     places: dict[int, _Seen] = field(default_factory=dict)
     pictures: dict[int, tuple[float, bytes]] = field(default_factory=dict)
@@ -179,6 +181,7 @@ class Monitor:
                     hour.counts["unreadable"] += 1
                     continue
                 hour.counts["seen"] += 1
+                hour.probabilities = hour.probabilities + answers.probabilities[row]
                 hour.counts["refused"] += 0 if answers.refused is None else int(answers.refused[row])
                 seen = hour.counts["seen"]
                 place = seen - 1 if seen <= IMAGES_PER_HOUR else int(self._generator.integers(seen))
@@ -307,6 +310,7 @@ class Monitor:
                 Observations.join([none, *(hour.places[place].observed for place in places)]),
                 [hour.places[place].name for place in places],
                 dict(hour.counts),
+                hour.probabilities,
                 hour.begin,
                 hour.end,
                 {places.index(place): picture for place, (_, picture) in hour.pictures.items()},

@@ -2,7 +2,7 @@
 
     DIRECTORY/DIGEST OF THE MODEL/2026-11-28T14/PROCESS.npz
 
-Letters: N images.
+Letters: N images, K classes.
 """
 
 import logging
@@ -34,6 +34,8 @@ class Kept:
         observed: of N images, drawn evenly from all that were seen.
         names: of them.
         counts: of images: seen (those with an answer), unreadable, refused.
+        probabilities: (K,) float64, the sum over all images that were seen; empty if no image had an answer, or an
+            earlier graftline has kept it.
         begin: when the first was seen, in s since 1970.
         end: when the last was.
         pictures: small versions of some of the images, as encoded files, by their number.
@@ -42,6 +44,7 @@ class Kept:
     observed: Observations
     names: Sequence[str]
     counts: Mapping[str, int]
+    probabilities: np.ndarray
     begin: float
     end: float
     pictures: Mapping[int, bytes]
@@ -55,6 +58,7 @@ class Kept:
                 allow_pickle=False,
                 names=np.array(self.names, dtype=np.str_),
                 counts=np.array([self.counts[name] for name in _COUNTS]),
+                probabilities=self.probabilities,
                 times=np.array([self.begin, self.end]),
                 picture_rows=np.array(list(self.pictures), np.int64),
                 picture_sizes=np.array([len(one) for one in self.pictures.values()], np.int64),
@@ -97,6 +101,7 @@ class Kept:
             Observations(*(arrays[field.name] for field in fields(Observations))),
             arrays["names"].tolist(),
             dict(zip(_COUNTS, arrays["counts"].tolist(), strict=True)),
+            arrays.get("probabilities", np.empty(0)),
             begin,
             end,
             {row: one.tobytes() for row, one in zip(arrays["picture_rows"].tolist(), pictures, strict=False)},
@@ -160,6 +165,8 @@ def _join(kept: Sequence[Kept], numbers: np.ndarray, seed: int) -> Window:
         parts.append(one.observed.take(rows))
         names += [one.names[row] for row in rows]
     counts = {name: sum(one.counts[name] for one in kept) for name in _COUNTS}
+    answered = [one.probabilities for one in kept if one.counts["seen"] > 0]
+    is_known = bool(answered) and all(len(one) > 0 for one in answered)  # else some are of an earlier graftline
     return Window(
         Observations.join(parts),
         names,
@@ -169,4 +176,5 @@ def _join(kept: Sequence[Kept], numbers: np.ndarray, seed: int) -> Window:
         datetime.fromtimestamp(min(one.begin for one in kept), UTC),
         datetime.fromtimestamp(max(one.end for one in kept), UTC),
         pictures,
+        np.sum(answered, axis=0) / counts["seen"] if is_known else None,
     )

@@ -1,6 +1,6 @@
 """The images of a window: what a model gave for them, and what they were called.
 
-Letters: N images, E numbers of an embedding, D of a projected one.
+Letters: N images, K classes, E numbers of an embedding, D of a projected one.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,6 +30,8 @@ class Window:
         begin: when the first was seen; None: nobody knows.
         end: when the last was.
         pictures: small versions of some of the images, as encoded files, by their number.
+        class_shares: (K,) mean calibrated probability of each class over all images with an answer, which is the share
+            of them that is to be expected of it; None where an earlier graftline has kept some of them.
     """
 
     observed: Observations
@@ -40,6 +42,7 @@ class Window:
     begin: datetime | None = None
     end: datetime | None = None
     pictures: dict[int, bytes] = field(default_factory=dict)
+    class_shares: np.ndarray | None = None
 
 
 def look_at_files(
@@ -55,7 +58,7 @@ def look_at_files(
     """
     parts: list[Observations] = []
     names: list[str] = []
-    refused = 0
+    refused, probabilities = 0, 0.0
     for start in range(0, len(paths), AT_ONCE):
         some = paths[start : start + AT_ONCE]
         answers = join_answers(list(report_progress(predictor.stream(some, embed=True), on_progress)))
@@ -66,8 +69,10 @@ def look_at_files(
         parts.append(Observations.of(predictor.decision, answers.probabilities[rows], embeddings[rows], facts))
         names += readable
         refused += 0 if answers.refused is None else int(answers.refused[rows].sum())
+        probabilities += answers.probabilities[rows].sum(axis=0, dtype=np.float64)
     observed = Observations.join(parts)
-    return Window(observed, names, len(paths), len(paths) - len(names), refused)
+    shares = probabilities / len(names) if names else None
+    return Window(observed, names, len(paths), len(paths) - len(names), refused, class_shares=shares)
 
 
 def project(reference: Reference, embeddings: np.ndarray | None, count: int) -> np.ndarray:
