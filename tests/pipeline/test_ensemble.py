@@ -108,6 +108,8 @@ def test_its_run_says_what_it_is_and_its_report_how_it_answers(made: EnsembleRes
     gain = f"Over its best member with one crop: {sentence(made.rows[-1], made.rows[0])}"
     for text in ("right** (", "\n    - 33 %: test_efficientnet 48 px, ", gain, "**Again**: `graftline ensemble "):
         assert text in run.data.tags["mlflow.note.content"]
+    verdict = r"(better|worse|no difference shown) \(p [=<] [\d.]+\)\. \d+ images show (no difference|differences) in"
+    assert re.search(verdict, run.data.tags["mlflow.note.content"])
     page = unescape(made.report.read_text())
     for text in (gain, MOST_PROBABLE_ANSWER, "On which images the model is worse", " sets=0.95 "):
         assert text in page

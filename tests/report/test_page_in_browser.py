@@ -1,6 +1,8 @@
 """The report as people see it: in a real Chromium."""
 
 import base64
+import io
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +13,7 @@ import pytest
 from browser import Browser, find_chromium
 from made_predictions import predictions_of
 from made_report import made_report
+from PIL import Image
 
 from graftline.data.version import DatasetVersion
 from graftline.evaluation.metrics import Interval, score
@@ -114,6 +117,57 @@ def test_it_can_be_printed(page: Browser) -> None:
     page.call("Emulation.setEmulatedMedia", media="print")
     assert len(page.evaluate(SHOWN)) > 1, "all confusions are printed"
     page.call("Emulation.setEmulatedMedia", media="")
+
+
+@pytest.fixture
+def gray(page: Browser) -> Iterator[Browser]:
+    """The page as someone sees it who sees no colors."""
+    page.call("Emulation.setEmulatedVisionDeficiency", type="achromatopsia")
+    page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
+    yield page
+    page.call("Emulation.setEmulatedVisionDeficiency", type="none")
+    page.call("Emulation.setEmulatedMedia", features=[])
+
+
+def pixels(page: Browser, element: str) -> np.ndarray:
+    """Return what is seen of an element, an expression of the page: (H, W) gray levels."""
+    page.evaluate(f"{element}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+    box = page.evaluate(f"{element}.getBoundingClientRect().toJSON()")
+    scrolled = page.evaluate("[scrollX, scrollY]")
+    clip = {"x": box["x"] + scrolled[0], "y": box["y"] + scrolled[1], "scale": 2}
+    clip |= {side: box[side] for side in ("width", "height")}
+    shot = page.call("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)
+    seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB"), dtype=np.float64)
+    assert np.ptp(seen, axis=2).max() <= 2, "no color is left"
+    return seen.mean(axis=2)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_mistakes_are_told_from_right_answers_without_color(gray: Browser, scheme: str) -> None:
+    gray.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    cells = "[...document.querySelectorAll('.matrix td.{}')].filter(one => one.querySelector('a'))"
+    spreads = {}
+    for kind in ("right", "wrong"):
+        number = gray.evaluate(f"{cells.format(kind)}.length")
+        assert number > 0
+        seen = [pixels(gray, f"{cells.format(kind)}[{one}]") for one in range(number)]
+        spreads[kind] = [cell[-30:-12, 30:-12].std() for cell in seen]  # below the numbers: plain, or hatched
+    assert max(spreads["right"]) < 1
+    assert min(spreads["wrong"]) > 3
+
+
+def test_the_series_of_a_chart_are_told_apart_without_color(gray: Browser) -> None:
+    legends = gray.evaluate("[...document.querySelectorAll('.legend')].map(one => one.children.length)")
+    assert max(legends) > 2
+    for legend, number in enumerate(legends):
+        symbols = [
+            pixels(gray, f"document.querySelectorAll('.legend')[{legend}].children[{one}].querySelector('svg')")
+            for one in range(number)
+        ]
+        size = np.min([symbol.shape for symbol in symbols], axis=0)
+        drawn = [symbol[: size[0], : size[1]] < 200 for symbol in symbols]  # what is ink, however dark it is
+        for one, other in itertools.combinations(drawn, 2):
+            assert (one != other).sum() > 0.1 * max(one.sum(), other.sum()), (legend, number)
 
 
 @pytest.mark.parametrize("num_classes", [2, 9, 21])
