@@ -60,10 +60,8 @@ class Compare:
 
         chosen = choose_runs(self.runs, self.tracking, A_TEST) if self.runs else newest_against_champion(self.tracking)
         if len(chosen.references) < 2:
-            raise UserError(
-                f"A comparison needs two models, and Compare.runs leads to {' and '.join(chosen.references) or 'none'} "
-                "alone: name another one."
-            )
+            found = f"to {chosen.references[0]} alone: name another one" if chosen.references else "to none: name two"
+            raise UserError(f"A comparison needs two models, and Compare.runs leads {found}.")
         contenders = with_own_names([find_contender(one, self.tracking) for one in chosen.references])
         by_name = {one.name: one for one in contenders}
         assert len(by_name) == len(contenders), "each has a name of its own"

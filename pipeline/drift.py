@@ -216,8 +216,9 @@ class DriftStage:
             f"- **Model**: {self.model}, digest `{predictor.digest}`",
             f"- **Images**: {self.images or f'{self.monitor}, the last {self.window}'}",
             f"- **Budget**: one false alarm in {self.checks_per_alarm:,} checks",
-            f"- **Again**: `{RunDirectory(directory).command(program(), 'drift')}`",
         ]
+        if (files := RunDirectory(directory)).overrides.exists():  # not where Python calls the stage
+            facts.append(f"- **Again**: `{files.command(program(), 'drift')}`")
         head = f"**{'Drift' if drift.rings else 'No drift'}**, {drift.num_images:,} images beside the reference"
         table = markdown_table([column.replace("\n", " ") for column in COLUMNS], _rows(drift))
         return "\n\n".join([head, accuracy.sentence, "\n".join(facts), table])

@@ -173,8 +173,9 @@ class LearningCurveStage:
             markdown_table(GAIN_COLUMNS, _gain_rows(curve)),
             f"- **Data**: {version.name}, version `{version.digest}`, {curve.images:,} training images",
             f"- **Network**: heads on {self.backbone.name}",
-            f"- **Again**: `{files.command(program(), 'learning-curve')}`",
         ]
+        if files.overrides.exists():  # not where Python calls the stage
+            told.append(f"- **Again**: `{files.command(program(), 'learning-curve')}`")
         return "\n\n".join(told[:4]) + "\n\n" + "\n".join(told[4:])
 
     def _start_run(self, version: DatasetVersion, directory: Path) -> "Run":

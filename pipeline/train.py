@@ -380,9 +380,10 @@ class Train:
         if not any(setup.version.counts()["test"].values()):
             warn(NOT_TESTED)
             return None
-        logits = None if source is None else source.logits("test")
+        refused = refused_by_inputs(predictor, source, "test")
+        is_known = source is not None and (predictor.refusal is None or refused is not None)
+        logits = source.logits("test") if source is not None and is_known else None
         known = None if logits is None else predictor.calibration.apply(logits)
-        refused = None if known is None else refused_by_inputs(predictor, source, "test")
         result = self.evaluation.run(predictor, setup.version, known_logits=known, known_refused=refused)
         print_scores(result, f"{setup.version.name}: test split")
         return result

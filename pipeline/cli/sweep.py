@@ -1,7 +1,7 @@
 """The runs that were asked for, one after the other, and several of them side by side."""
 
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,7 +15,7 @@ from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MIST
 from graftline.pipeline.cli.ray_sweep import ray_cluster_of, run_spread
 from graftline.pipeline.cli.ray_training import RayTraining
 from graftline.pipeline.cli.wording import worded
-from graftline.pipeline.runs.directory import RunDirectory
+from graftline.pipeline.runs.directory import RunDirectory, overrides_of
 from graftline.processes import terminate
 from graftline.ray_board import shown
 from graftline.ray_cluster import RayCluster
@@ -102,11 +102,12 @@ def _run_group(jobs: Sequence[ComposedStage], ray_cluster: RayCluster | None) ->
         else:
             status = "FAILED" if any(codes.values()) else "FINISHED"
     finally:
-        ended = [job for number, job in enumerate(jobs) if number in codes]
+        columns, rows = _compare(jobs, sorted(codes))
         if parent is not None:
-            _describe(parent, ended, len(jobs))
-            parent.finish(status)
-    columns, rows = _compare(ended)
+            try:
+                _describe(parent, columns, rows, len(jobs))
+            finally:
+                parent.finish(status)
     print_table(f"{len(rows)} runs", columns, rows)
     say(str(jobs[0].directory.parent))
     if any(codes.values()) and len({str(job.config.data.path) for job in jobs if "data" in job.config}) > 1:
@@ -128,15 +129,20 @@ def _run_each(jobs: Sequence[ComposedStage], ray_cluster: RayCluster | None) -> 
     """Run jobs, here one by one or spread over a cluster; yields the number and exit code of each that has ended."""
     if ray_cluster is None:
         for number, job in enumerate(jobs):
-            say(f"\nRun {job.directory.name}: {' '.join(_plain(job.overrides))}")
+            say(f"\n{_typed(job)}")
             yield number, attempt(job).code
         return
     say(f"Spread over Ray, {ray_cluster.slots().number} at a time; each says what it does in its own log.txt.")
     with shown("Runs", [f"Run {job.directory.name}" for job in jobs]) as board:
         for number, outcome in run_spread(jobs, ray_cluster, board):
             job = jobs[number]
-            say(f"Run {job.directory.name}: {' '.join(_plain(job.overrides))}: {_in_words(outcome, job.directory)}")
+            say(f"{_typed(job)}: {_in_words(outcome, job.directory)}")
             yield number, outcome.code
+
+
+def _typed(job: ComposedStage) -> str:
+    """Return the number of a run and what was typed for it."""
+    return f"Run {job.directory.name}: {' '.join(overrides_of(job.overrides, ''))}"
 
 
 def _in_words(outcome: Outcome, directory: Path) -> str:
@@ -152,12 +158,7 @@ def _in_words(outcome: Outcome, directory: Path) -> str:
 def _differing(jobs: Sequence[ComposedStage]) -> list[list[str]]:
     """Return for each job those of its overrides that not all of them have, in the order typed."""
     common = set.intersection(*(set(job.overrides) for job in jobs))
-    return [_plain(one for one in job.overrides if one not in common) for job in jobs]
-
-
-def _plain(overrides: Iterable[str]) -> list[str]:
-    """Return overrides without the signs that Hydra wants before keys of its files' targets."""
-    return [one.lstrip("+") for one in overrides]
+    return [overrides_of([one for one in job.overrides if one not in common], "") for job in jobs]
 
 
 def _name(job: ComposedStage, own: Sequence[str]) -> str:
@@ -182,25 +183,25 @@ def _start_parent(jobs: Sequence[ComposedStage], differing: Sequence[Sequence[st
     return parent
 
 
-def _describe(parent: "Run", ended: Sequence[ComposedStage], number: int) -> None:
+def _describe(parent: "Run", columns: Sequence[str], rows: Sequence[Sequence[str]], number: int) -> None:
     """Say on the page of a group what came of its runs."""
     from graftline.report.run_note import markdown_table  # scikit-learn takes a second
 
-    head = f"**{len(ended)} of {number} runs** have ended." if len(ended) < number else f"**{number} runs**"
-    columns, rows = _compare(ended)
+    head = f"**{number} runs**" if len(rows) == number else f"**{number} runs**, of which {len(rows)} ended"
     more = [f"{len(rows) - MOST_DESCRIBED} more are below."] if len(rows) > MOST_DESCRIBED else []
     parent.describe("\n\n".join([head, *([markdown_table(columns, rows[:MOST_DESCRIBED])] if rows else []), *more]))
 
 
-def _compare(jobs: Sequence[ComposedStage]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return the columns and rows of a table of runs, each with its test accuracy or how it ended."""
-    outcomes = [_accuracy(job.directory) for job in jobs]
+def _compare(jobs: Sequence[ComposedStage], ended: Sequence[int]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the columns and rows of a table of the runs that have ended, each with its test accuracy or outcome."""
+    outcomes = [_accuracy(jobs[number].directory) for number in ended]
     columns: tuple[str, ...] = ("test accuracy", "95 % interval")
     if not any(outcome[1] for outcome in outcomes):  # a stage that tests nothing
         columns, outcomes = ("outcome",), [(outcome[0] or "done",) for outcome in outcomes]
+    differing = _differing(jobs)
     rows = [
-        (job.directory.name, ", ".join(own), *outcome)
-        for job, own, outcome in zip(jobs, _differing(jobs), outcomes, strict=True)
+        (jobs[number].directory.name, ", ".join(differing[number]), *outcome)
+        for number, outcome in zip(ended, outcomes, strict=True)
     ]
     return ("run", "what differs", *columns), rows
 

@@ -45,7 +45,7 @@ def write_slices(predictions: Predictions, version: DatasetVersion, directory: P
     if slices:
         rows = [(one.name, f"{one.images:,}", _percent(one), f"{100 * one.rest:.1f} %") for one in slices[:MOST_TOLD]]
         print_table(
-            f"{'Worse slices, and those' if slices[0].is_worse else 'Slices'} with the lowest accuracy, of {len(slices)}",
+            f"Slices, the worst first: {len(rows)} of {len(slices)}",
             ("images with", "number", "accuracy", "others of\nthese classes"),
             rows,
         )

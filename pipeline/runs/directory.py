@@ -1,6 +1,7 @@
 """The output directory of a run: what lies where, for all that write there or read it later."""
 
 import json
+import math
 import re
 import shlex
 import shutil
@@ -200,9 +201,21 @@ def _with_commas(override: str) -> str:
 
     >>> _with_commas("runs=['best:3','models:/elpv/1']"), _with_commas("crops=['1']"), _with_commas("runs=['a b']")
     ('runs=best:3,models:/elpv/1', 'crops=1', "runs=['a b']")
+    >>> _with_commas("runs=['12e3']")  # without quotes it would be read as 12000.0
+    "runs=['12e3']"
     """
     found = _WORDS.fullmatch(override)
+    if found is not None and _is_fraction(found[2][1:-1]):
+        return override
     return override if found is None else f"{found[1]}={found[2][1:-1]}".replace("','", ",")
+
+
+def _is_fraction(word: str) -> bool:
+    """Tell whether a word reads as a number whose digits are not the word's."""
+    try:
+        return not word.isdigit() and math.isfinite(float(word))
+    except ValueError:
+        return False
 
 
 def overrides_of(overrides: Sequence[str], group: str) -> list[str]:

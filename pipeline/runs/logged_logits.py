@@ -110,7 +110,10 @@ def find_logged_of_members(
     if known:
         widest = max(least, key=lambda found: found.difference)
         of = f"{len(known)} of {len(members)} models are" if len(known) < len(members) else "All models are"
-        logger.info(f"{of if len(members) > 1 else 'The model is'} scored by what runs have logged ({', '.join(runs)}); {widest} at most.")
+        logger.info(
+            f"{of if len(members) > 1 else 'The model is'} scored by what runs have logged ({', '.join(runs)}); "
+            f"{widest} at most."
+        )
     return known
 
 

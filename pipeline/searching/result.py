@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
 
 MORE_SECONDS = 1800.0  # of the outlook
 TRIAL_COLUMNS = ("candidate", "images", "accuracy", "log loss", "against the chosen", "seconds", "outcome")
+MOST_TOLD = 50  # candidates, as MLflow takes 8,000 letters of Markdown
 EARLY = 0.8  # of the time: a training that ended before was not ended by it
 
 
@@ -230,7 +231,7 @@ def _note(found: Found) -> str:
         right = scores["accuracy"]
         test = f"{format_score('accuracy', right.value)} ({format_interval('accuracy', right)})"
         facts.insert(1, f"- **Test**: {test}")
-    table = markdown_table(TRIAL_COLUMNS, _trial_rows(found.history, found.chosen))
+    table = markdown_table(TRIAL_COLUMNS, _trial_rows(found.history, found.chosen)[:MOST_TOLD])
     return "\n\n".join([f"**Chosen: {found.chosen.name}**", "\n".join(facts), found.sentence, table])
 
 

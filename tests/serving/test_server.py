@@ -193,6 +193,7 @@ MANY = {"images": [text(b"a")] * 10_000}
         ("/replay", b"hello", "image/png", 400, "image 0: it is text"),
         ("/nowhere", b"", "image/jpeg", 404, "There is no such address: /docs lists them."),
         ("/predict/", photo(1), "image/jpeg", 404, "There is no such address: /docs lists them."),
+        ("/models/pets/predict/", photo(1), "image/jpeg", 404, "There is no such address: /docs lists them."),
         ("/model", b"", "image/jpeg", 405, "/model takes "),
     ],
 )

@@ -332,11 +332,13 @@ def test_a_resume_has_the_epochs_that_are_left_however_much_time_there_is(make_s
     plan = plan_from_depth(setup.graft.network, 0, "it pays", epochs=5)
     own = replace(setup, make_trainer=functools.partial(setup.make_trainer, max_epochs=7))
 
-    def planned(setup: TrainingSetup, seconds: float, done: int) -> int:
-        return cut_to_deadline(setup, plan, time.monotonic() + seconds, 0.001, done=done).epochs
+    def planned(setup: TrainingSetup, seconds: float, done: int, seen: float | None = None) -> int:
+        given = {"done": done, "seen": done if seen is None else seen}
+        return cut_to_deadline(setup, plan, time.monotonic() + seconds, 0.001, **given).epochs
 
     assert [planned(own, 10_000, done) for done in (0, 4, 7, 9)] == [7, 7, 7, 9]
     assert [planned(setup, 10_000, done) for done in (0, 20)] == [MOST_DEEP_EPOCHS, MOST_DEEP_EPOCHS]
+    assert planned(own, 10_000, 8, seen=0.8) == 8 + 7, "eight short epochs are less than one pass over the images"
 
 
 def test_a_plan_of_many_epochs_keeps_them_where_there_is_time(make_setup: MakeSetup) -> None:

@@ -15,7 +15,7 @@ from graftline.features.cache import Features
 from graftline.freezing.plan import plan_from_depth
 from graftline.training.fit_directory import FitDirectory, read_checkpoint
 from graftline.training.phase import fit_phase
-from graftline.training.place import Place, epochs_done
+from graftline.training.place import Place, epochs_done, passes_done
 from graftline.training.recipe import Recipe
 from graftline.training.setup import TrainingSetup
 
@@ -113,3 +113,14 @@ def test_a_fit_goes_on_in_an_epoch_that_has_become_shorter(
     assert [epoch for epoch, _ in second.seen] == [1, 2, 2]
     assert [epoch["epoch"] for epoch in result.history.epochs] == [0, 1, 2]
     assert read_checkpoint(directory.last)["lr_schedulers"][0]["last_epoch"] == round(11 * 2 / 6) + 3
+
+
+def test_short_epochs_are_parts_of_a_pass() -> None:
+    def passes(place: dict[str, int] | None, images: int, together: int = 1) -> float:
+        return passes_done({"epoch": 7, **({} if place is None else {"place": place})}, images, together)
+
+    short = {"images": 0, "images_per_batch": 20, "steps_per_epoch": 5}
+    assert passes(short, 1_000) == pytest.approx(8 * 0.1)
+    assert passes(short, 1_000, together=2) == pytest.approx(8 * 0.2)
+    assert passes(short, 119) == passes(short, 90) == passes(None, 1_000) == 8, "a batch that is not full is left out"
+    assert passes({**short, "images": 40}, 1_000) == pytest.approx(7 * 0.1)

@@ -90,7 +90,7 @@ def _of_sizes(graph: onnx.GraphProto) -> list[str]:
         if known.issuperset(node.input):
             found.append(node)
             known.update(node.output)
-    return [node.name for node in found]
+    return [node.name for node in found if node.name]  # an empty name would stand for all nodes without one
 
 
 def export_openvino(bundle: Path, folder: Path) -> None:

@@ -250,7 +250,10 @@ def _arrow(scheme: str) -> Any:
 
     if scheme == "gs":
         return ArrowFSWrapper(fs.GcsFileSystem())
-    if _METADATA_DISABLED not in os.environ and not _has_metadata():
+    if _METADATA_DISABLED not in os.environ and "AWS_ACCESS_KEY_ID" not in os.environ and not _has_metadata():
+        logger.info(
+            f"No metadata service of Amazon's answers here: {_METADATA_DISABLED}=true, so that nobody waits for it."
+        )
         os.environ[_METADATA_DISABLED] = "true"
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     return ArrowFSWrapper(fs.S3FileSystem(endpoint_override=endpoint))

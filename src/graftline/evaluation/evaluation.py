@@ -101,6 +101,8 @@ class Evaluation:
             if found.holds:
                 logger.info(f"The {split} images are scored by {known_from}; {found}.")
                 speed = found.images_per_second
+        elif known_logits is not None:
+            logger.info("All images are classified again, as nobody noted which of them this model refuses.")
         start = time.perf_counter()
         known = (None, None) if speed is None else (known_logits, known_refused)
         predictions = predict_split(predictor, version, split, self.batch_size, *known)

@@ -160,7 +160,7 @@ def out_of_fold(activations: npt.ArrayLike, labels: Ints, num_classes: int, fold
     if broken := int((~np.isfinite(activations).all(axis=1)).sum()):
         raise UserError(
             f"The network's activations of {broken:,} of {len(labels):,} images are infinite or no numbers: its "
-            "weights are damaged, or were made for images that are normalized in another way"
+            "weights are damaged, or were made for images that are normalized in another way."
         )
     inputs = _standardize(activations, *_statistics(activations))
     targets = np.eye(num_classes)[labels]  # (N, K)

@@ -212,12 +212,17 @@ class DepthMeasurement:
     def sentence(self) -> str:
         """What was measured in words: the chosen boundary, and against it the others, as they were tried last."""
         chosen, of = self.chosen, "out-of-fold" if self.in_folds else "validation"
-        how = self.stopped if len(self.rows) == 1 else "found by trials"  # the head alone was fitted, nothing tried
-        own = f"{how}, {of} log loss {chosen.log_loss:.3f} with {describe_boundary(chosen.boundary)}"
+        own = f"{of} log loss {chosen.log_loss:.3f} with {describe_boundary(chosen.boundary)}"
+        if len(self.rows) == 1:  # the head alone was fitted, nothing tried
+            return f"{own} ({self.stopped})"
         last = {row.boundary: row for row in self.rows}
         others = [row for row in last.values() if row.boundary != chosen.boundary]
         return ", ".join(
-            [own, *(f"{row.more_log_loss.text()} with {describe_boundary(row.boundary)}" for row in others)]
+            [
+                "found by trials",
+                own,
+                *(f"{row.more_log_loss.text()} with {describe_boundary(row.boundary)}" for row in others),
+            ]
         )
 
     @classmethod

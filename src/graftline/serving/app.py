@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, Router
 
 from graftline import __version__
 from graftline.serving.batching import Answer
@@ -172,7 +172,7 @@ class _Named(Mount):
     """The addresses of a model below its name, in which a brace is a brace: in Starlette's paths it is a wildcard."""
 
     def __init__(self, name: str, routes: Sequence[BaseRoute]) -> None:
-        super().__init__("/models", routes=routes)
+        super().__init__("/models", app=Router(routes, redirect_slashes=False))
         self.path_regex = re.compile(f"^{re.escape(f'/models/{name}')}/(?P<path>.*)$")
 
 
@@ -199,7 +199,7 @@ class _Counting:
             await self._app(scope, receive, noting)
         finally:
             # an address that is none of ours would give a line of its own to each one that somebody tries
-            path = "other" if status in (401, 403, 404, 405) else scope["path"]
+            path = "other" if status in (307, 401, 403, 404, 405) else scope["path"]
             self._measures.request(path, status, time.perf_counter() - start)
 
 

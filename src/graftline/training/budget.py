@@ -86,6 +86,7 @@ def cut_to_deadline(
     decoding: float = 0.0,
     to_decode: int | None = None,
     done: int = 0,
+    seen: float = 0.0,
 ) -> FreezePlan:
     """Return the plan for the time that is left; the most epochs are the user's, else the plan's if these are many.
 
@@ -97,12 +98,13 @@ def cut_to_deadline(
         decoding: seconds that an image takes to be decoded.
         to_decode: how many images are decoded, once each; None: all of them each time that they are seen.
         done: epochs that a resumed fit has done before; the plan's epochs are those and what is left for it.
+        seen: how often these have seen each training image, which is less where they were short.
     """
     images = setup.version.num_images("train"), setup.version.num_images("validation")
     own = own_epochs(setup.make_trainer)
     seconds = max(1.0, deadline - time.monotonic())
     most = max(plan.epochs, MOST_DEEP_EPOCHS) if own is None else own
-    left, beside = max(0, most - done), setup.execution.is_cuda
+    left, beside = max(0, math.ceil(most - seen - 1e-6)), setup.execution.is_cuda
     cut = cut_to(plan, seconds, images, image_seconds, left, decoding, to_decode, beside=beside)
     return replace(cut, epochs=done + cut.epochs)
 

@@ -26,11 +26,12 @@ from graftline.training.fit import FitOptions, fit
 from graftline.training.fit_directory import FitDirectory, read_checkpoint
 from graftline.training.image_seconds import decoding_seconds, step_seconds
 from graftline.training.lost_process import lost_processes_named
-from graftline.training.place import epochs_done
+from graftline.training.place import epochs_done, passes_done
 from graftline.training.recipe import Recipe
 from graftline.training.results import FitHistory, PhaseResult
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import choose_source
+from graftline.training.trainer import accumulated_batches
 from graftline.training.training_source import LiveSource, TrainingSource
 from graftline.training.validation_scores import score_validation
 
@@ -138,8 +139,12 @@ def _cut(
     if scored:
         each = step / FORWARD_PER_STEP + (decoding if to_decode is None else 0.0)
         deadline -= setup.version.num_images("validation") * each
-    done = 0 if resumed is None or not resumed.last.exists() else epochs_done(read_checkpoint(resumed.last))
-    return cut_to_deadline(setup, plan, deadline, step, decoding, to_decode, done)
+    done, seen = 0, 0.0
+    if resumed is not None and resumed.last.exists():
+        last = read_checkpoint(resumed.last)
+        done = epochs_done(last)
+        seen = passes_done(last, setup.version.num_images("train"), accumulated_batches(setup.make_trainer))
+    return cut_to_deadline(setup, plan, deadline, step, decoding, to_decode, done, seen)
 
 
 def _fit_options(source: TrainingSource, plan: FreezePlan) -> FitOptions:

@@ -47,6 +47,22 @@ def epochs_done(checkpoint: Mapping[str, Any]) -> int:
     return int(checkpoint["epoch"]) + (place is None or place.images == 0)
 
 
+def passes_done(checkpoint: Mapping[str, Any], images: int, steps_together: int) -> float:
+    """Return how often the whole epochs that a checkpoint has behind it have seen each training image.
+
+    Args:
+        checkpoint: of a fit, whose epochs may have seen a part of the images each.
+        images: of the training split.
+        steps_together: batches whose gradients make one optimizer step.
+    """
+    place, share = Place.read(checkpoint), 1.0
+    if place is not None:
+        step = place.images_per_batch * steps_together
+        seen = place.steps_per_epoch * step
+        share = seen / images if seen <= images - step else 1.0  # a last batch that is not full may be left out
+    return epochs_done(checkpoint) * share
+
+
 class EpochPlace(pl.Callback):
     """Keeps the place in each checkpoint, and takes up there.
 
