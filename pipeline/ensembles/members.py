@@ -107,8 +107,8 @@ class Members:
         """Say that the members' own decisions are left alone, where they are averaged and have some."""
         if len(self.predictors) > 1 and any(one.decision != MOST_PROBABLE for one in self.predictors):
             warn(
-                "The members' own decisions are left alone: an average answers its most probable class, unless the stage "
-                "ensemble is given a decision."
+                "The members' own decisions are left alone: an average answers its most probable class, unless the "
+                "stage ensemble is given a decision."
             )
 
     def warn_of_refusals(self) -> None:

@@ -44,8 +44,9 @@ def write_slices(predictions: Predictions, version: DatasetVersion, directory: P
     slices = score_slices(predictions, columns)
     if slices:
         rows = [(one.name, f"{one.images:,}", _percent(one), f"{100 * one.rest:.1f} %") for one in slices[:MOST_TOLD]]
+        first = "Worse slices, and those" if slices[0].is_worse else "Slices"
         print_table(
-            f"{'Worse slices, and those' if slices[0].is_worse else 'Slices'} with the lowest accuracy, of {len(slices)}",
+            f"{first} with the lowest accuracy, of {len(slices)}",
             ("images with", "number", "accuracy", "others of\nthese classes"),
             rows,
         )

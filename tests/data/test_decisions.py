@@ -148,7 +148,10 @@ def test_without_decisions_a_version_is_what_it_was(pets: Path) -> None:
     [
         (("cat/000.png", "cat", "dog", "delete"), "'delete' in line 2 of .* is no decision: write keep, relabel, drop"),
         (("cat/000.png", "cat", "", "relabel"), "line 2 of .* is to be relabeled, but says no label"),
-        (("cat/000.png", "cat", "cow", "relabel"), r"line 2 of .* relabels an image to 'cow', which is none of the classes \(cat, dog\)"),
+        (
+            ("cat/000.png", "cat", "cow", "relabel"),
+            r"line 2 of .* relabels an image to 'cow', which is none of the classes \(cat, dog\)",
+        ),
     ],
 )
 def test_mistakes_are_told(pets: Path, row: tuple[str, str, str, str], told: str) -> None:

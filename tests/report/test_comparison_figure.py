@@ -53,9 +53,7 @@ def test_the_table_says_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "log_loss"])
-def test_a_terminal_of_80_columns_shows_names_as_they_are(
-    metric: Metric, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_terminal_of_80_columns_shows_names_as_they_are(metric: Metric, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["tf_efficientnet_lite0 head 64px seed0", "lenet5 all 32px seed0", "mobilenetv3_large_100 head 96px seed1"]
     made = classifiers([1.5, 1.5, 2.6], np.random.default_rng(1), images=300)
     print_comparison(compare(dict(zip(names, made, strict=True)), metric, resamples=100))

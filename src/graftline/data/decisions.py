@@ -44,9 +44,9 @@ def find_decisions(before: pd.DataFrame | None, file: str | None, class_names: t
     new = read_decisions(Path(file).expanduser())
     if len(wrong := new[(new["decision"] == "relabel") & ~new["suggested"].isin(class_names)]):
         raise UserError(
-            f"Ingest.decisions: line {wrong.index[0] + 2} of {file} relabels an image to '{wrong['suggested'].iloc[0]}', "
-            f"which is none of the classes ({', '.join(class_names[:10])}{', …' if len(class_names) > 10 else ''}): "
-            "correct the column suggested."
+            f"Ingest.decisions: line {wrong.index[0] + 2} of {file} relabels an image to "
+            f"'{wrong['suggested'].iloc[0]}', which is none of the classes "
+            f"({', '.join(class_names[:10])}{', …' if len(class_names) > 10 else ''}): correct the column suggested."
         )
     return join_decisions(known, new)
 

@@ -242,13 +242,14 @@ class _Compared:
         """Return the p-value where images have groups (N,), by the difference of the recalls.
 
         The classes are averaged as Mantel and Haenszel do (Greenland and Robins 1985, Biometrics 41(1)). In the
-        standard error groups vary as wholes (Liang and Zeger 1986, Biometrika 73(1)); it is at least that of images which
-        stand alone where the part makes no difference, as answers that are all wrong have no scatter. Student's t has as
-        many degrees of freedom as the smaller of both sides has groups, less one: a column that is the same for a whole
-        group tells as much as there are groups.
+        standard error groups vary as wholes (Liang and Zeger 1986, Biometrika 73(1)); it is at least that of images
+        which stand alone where the part makes no difference, as answers that are all wrong have no scatter. Student's t
+        has as many degrees of freedom as the smaller of both sides has groups, less one: a column that is the same for
+        a whole group tells as much as there are groups.
         """
         rows, others = self.part.rows, self.part.others
-        shares, pooled = (ratio(some, self.inside + self.outside)[self.labels] for some in (self.inside, self.all_right))
+        images = self.inside + self.outside
+        shares, pooled = ratio(self.inside, images)[self.labels], ratio(self.all_right, images)[self.labels]
         weights = np.where(rows, 1 - shares, np.where(others, -shares, 0.0))  # they sum to 0 in each class
         recalls = np.where(rows, ratio(self.right, self.inside)[self.labels], self.recalls_of_others[self.labels])
         used = weights != 0
