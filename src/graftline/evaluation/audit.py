@@ -147,5 +147,5 @@ def _tell_of_unchecked(class_names: Sequence[str], labels: Ints) -> None:
     names = [f"“{class_names[number]}” ({counts[number]:,})" for number in np.flatnonzero(counts).tolist()]
     logger.warning(
         f"{len(labels):,} label{'s' if len(labels) > 1 else ''} cannot be checked: all images of {join_names(names)} "
-        "are of one group or almost the same, or there is only one, so that the head that judges has not seen it."
+        "are of one group or almost the same, or there is only one: the head that judges them has not seen the class."
     )
