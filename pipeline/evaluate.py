@@ -113,7 +113,7 @@ class Evaluate:
 
     def run(self, directory: Path) -> EvaluateResult:
         """Classify the images, score that and track it."""
-        self.tracking.check()
+        self.tracking.check(self.data.dataset_name())
         execution = Execution.local(self.accelerator)
         if self.bundle is None or list(self.crops) != ["1"]:
             return self._run_grid(directory, execution)

@@ -104,7 +104,7 @@ class LearningCurveStage:
 
     def run(self, directory: Path) -> LearningCurveResult:
         """Measure the curve, carry it on, print and draw it."""
-        self.tracking.check()
+        self.tracking.check(self.data.dataset_name())
         self.backbone.check()
         self.cluster.check()
         execution = Execution.local(self.accelerator)

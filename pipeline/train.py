@@ -200,7 +200,7 @@ class Train:
         if self.minutes is not None:
             check_clock(self.trainer, execution)
         self._check_backbone()
-        self.tracking.check()
+        self.tracking.check(self.data.dataset_name())
         return execution
 
     def _check_backbone(self) -> None:

@@ -4,7 +4,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra.utils import get_object
@@ -92,11 +92,20 @@ def _is_same_kind(value: Any, validated: Any) -> bool:
 
 
 def _in_words(hint: Any) -> str:
+    """Return a type as it is written on the command line.
+
+    >>> _in_words(Mapping[str, Mapping[str, float]]), _in_words(Sequence[str] | None)
+    ('{name: {name: a number}}', '[text, …] or null')
+    """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return " or ".join(map(str, arguments))
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(map(_in_words, arguments)))
+    if origin is Mapping:
+        return f"{{name: {_in_words(arguments[1])}}}"
+    if origin in (Sequence, list):
+        return f"[{_in_words(arguments[0])}, …]"
     if arguments:
         return str(hint).replace("typing.", "").replace("collections.abc.", "")
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}

@@ -110,10 +110,8 @@ def find_logged_of_members(
     if known:
         widest = max(least, key=lambda found: found.difference)
         of = f"{len(known)} of {len(members)} models are" if len(known) < len(members) else "All models are"
-        logger.info(
-            f"{of if len(members) > 1 else 'The model is'} scored by what runs have logged ({', '.join(runs)}); "
-            f"{widest} at most."
-        )
+        of = of if len(members) > 1 else "The model is"
+        logger.info(f"{of} scored by what runs have logged ({', '.join(runs)}); {widest} at most.")
     return known
 
 

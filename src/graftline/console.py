@@ -172,13 +172,15 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
     for number, column in enumerate(columns):
         cells = [row[number] for row in rows if row[number]]
-        is_numbers = number > 0 and all(
-            len(cell) <= WIDEST_NUMBER and cell.lstrip("+-")[:1].isdigit() for cell in cells
-        )
+        is_numbers = number > 0 and all(_is_number(cell) for cell in cells)
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=is_numbers, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # as it is: a class may be called [red]
     console.print(table)
+
+
+def _is_number(cell: str) -> bool:
+    return len(cell) <= WIDEST_NUMBER and cell.lstrip("+-")[:1].isdigit()
 
 
 def print_facts(title: str, facts: Iterable[tuple[str, str]]) -> None:

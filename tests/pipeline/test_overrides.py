@@ -132,6 +132,11 @@ def test_a_wrong_type_says_what_is_wanted(override: str, expected: str) -> None:
     assert line.endswith(f"must be {expected}")
 
 
+def test_a_mapping_is_told_as_it_is_typed() -> None:
+    told = mistakes("decision=cost", "decision.costs=[[0,1],[10,0]]")
+    assert told == ["decision.costs=[[0, 1], [10, 0]]: must be {name: {name: a number}}"]
+
+
 def test_an_interval_is_a_mistake_as_others() -> None:
     assert mistakes("lr=interval(1e-4,1e-2)", "sed=1") == [
         "optim.lr=interval(1e-4,1e-2): an interval is no list of values; name some, with commas between",

@@ -374,5 +374,9 @@ def test_a_users_mistakes(tracking: Tracking, client: MlflowClient, directory: P
     client.delete_experiment(client.get_run(run.id).info.experiment_id)
     with pytest.raises(UserError, match="is deleted: restore it"):
         start(tracking, directory)
+    with pytest.raises(UserError, match=r"experiment '\w+' is deleted: restore it"):
+        tracking.check(client.get_experiment(client.get_run(run.id).info.experiment_id).name)
+    tracking.check("another")
+    tracking.check()
     with pytest.raises(UserError, match="holds no run"):
         sync(directory / "elsewhere")

@@ -248,9 +248,8 @@ class _Compared:
         a whole group tells as much as there are groups.
         """
         rows, others = self.part.rows, self.part.others
-        shares, pooled = (
-            ratio(some, self.inside + self.outside)[self.labels] for some in (self.inside, self.all_right)
-        )
+        images = self.inside + self.outside
+        shares, pooled = ratio(self.inside, images)[self.labels], ratio(self.all_right, images)[self.labels]
         weights = np.where(rows, 1 - shares, np.where(others, -shares, 0.0))  # they sum to 0 in each class
         recalls = np.where(rows, ratio(self.right, self.inside)[self.labels], self.recalls_of_others[self.labels])
         used = weights != 0

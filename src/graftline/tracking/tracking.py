@@ -21,6 +21,7 @@ from graftline.tracking.views import missing_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
     from mlflow.entities import Run as MlflowRun
 
     from graftline.tracking.run import Run
@@ -51,15 +52,24 @@ class Tracking:
         """Whether a server takes the files of runs, also from other machines."""
         return self.uri.startswith(("http://", "https://"))
 
-    def check(self) -> None:
-        """Make sure that MLflow answers, before minutes of other work.
+    def check(self, experiment: str = "") -> None:
+        """Make sure that MLflow answers, and takes runs of an experiment, before minutes of other work.
+
+        Args:
+            experiment: its name, unless the configuration names one; empty: nobody knows yet.
 
         Raises:
-            UserError: it does not within 10 s.
+            UserError: it does not within 10 s, or the experiment is deleted.
         """
         from graftline.tracking.client import connect_checked
 
-        connect_checked(absolute_uri(self.uri), lambda client: client.search_experiments(max_results=1))
+        name = self.experiment or experiment
+        if not name:
+            connect_checked(absolute_uri(self.uri), lambda client: client.search_experiments(max_results=1))
+            return
+        _, found = connect_checked(absolute_uri(self.uri), lambda client: client.get_experiment_by_name(name))
+        if found is not None:
+            _refuse_deleted(found)
 
     def start(
         self,
@@ -188,11 +198,7 @@ class Tracking:
                     raise UserError(f"MLflow does not take the experiment '{name}': {first_line(error)}.") from error
                 experiment = client.get_experiment_by_name(name)
                 assert experiment is not None
-        if experiment.lifecycle_stage == "deleted":
-            restore = f"mlflow experiments restore -x {experiment.experiment_id}"
-            raise UserError(
-                f"The experiment '{name}' is deleted: restore it with `{restore}`, or take another Tracking.experiment."
-            )
+        _refuse_deleted(experiment)
         for key, value in missing_tags(experiment.tags).items():
             client.set_experiment_tag(experiment.experiment_id, key, value)
         return client, experiment.experiment_id
@@ -214,6 +220,20 @@ class Tracking:
 
         uri = absolute_uri(self.uri)
         return connect_checked(uri, lambda client: find_run(client, run_id, store_name(uri)))[1]
+
+
+def _refuse_deleted(experiment: Experiment) -> None:
+    """Make sure that an experiment takes runs.
+
+    Raises:
+        UserError: it is deleted.
+    """
+    if experiment.lifecycle_stage == "deleted":
+        restore = f"mlflow experiments restore -x {experiment.experiment_id}"
+        raise UserError(
+            f"The experiment '{experiment.name}' is deleted: restore it with `{restore}`, or take another "
+            "Tracking.experiment."
+        )
 
 
 def user_name() -> str:
