@@ -78,6 +78,7 @@ def test_the_probabilities_of_all_are_added_up(tmp_path: Path, reference: Refere
         monitor.close()
     window = read_window(tmp_path / "kept" / "digest", NOON - HOUR, NOON, 1000, seed=0)
     assert window is not None
+    assert window.class_shares is not None
     assert (window.num_seen, len(window.observed)) == (600, 400)
     np.testing.assert_allclose(window.class_shares, np.concatenate(given).mean(axis=0), rtol=1e-6)
     old = next((tmp_path / "kept").rglob("*.npz"))

@@ -225,7 +225,8 @@ def test_clock_and_sensor_start_runs_one_at_a_time(place: Workplace, server: str
 def test_the_command_of_compose_starts_dagster(tmp_path: Path, color_folder: Path) -> None:
     """The shell line of `scheduler`, of which places, port and address are those of this machine."""
     service, port = SERVICES["scheduler"], free_port()
-    shell, option, script, program, *typed = [*service["entrypoint"], *service["command"]]
+    line: list[str] = [*service["entrypoint"], *service["command"]]
+    shell, option, script, program, *typed = line
     (tmp_path / "graftline").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m graftline "$@"\n')
     (tmp_path / "graftline").chmod(0o755)
     here = {

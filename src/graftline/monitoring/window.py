@@ -58,7 +58,7 @@ def look_at_files(
     """
     parts: list[Observations] = []
     names: list[str] = []
-    refused, probabilities = 0, 0.0
+    refused, probabilities = 0, np.zeros(len(predictor.class_names))
     for start in range(0, len(paths), AT_ONCE):
         some = paths[start : start + AT_ONCE]
         answers = join_answers(list(report_progress(predictor.stream(some, embed=True), on_progress)))
