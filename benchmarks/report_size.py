@@ -1,6 +1,6 @@
 """Measure the report of very many classes and images, which is to stay a file that one can send.
 
-    python benchmarks/report_size.py                      1,000 classes, 100,000 images: 4 GB of memory, 1 minute of a core
+    python benchmarks/report_size.py                 1,000 classes, 100,000 images: 4 GB of memory, a core for a minute
     python benchmarks/report_size.py --classes 100 --images 10000
 
 The images are made up: 200 JPEGs of 224 x 224 px with as much detail as photographs, each of which stands for many.
