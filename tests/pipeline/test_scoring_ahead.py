@@ -52,7 +52,7 @@ def test_both_say_the_same(
     data = [f"data.path={paint_mislabeled(tmp_path / 'images')}", *SPLIT]
     decision = ["decision=recall", "decision.class_name=red", "decision.recall=0.9", "refuse=0.1", "sets=0.9"]
     with images_run() as runs:
-        trained = compose("train", [*data, *TRAIN, *decision]).run(tmp_path / "train")
+        trained: Any = compose("train", [*data, *TRAIN, *decision]).run(tmp_path / "train")
     assert max(runs) <= CHECKED_IMAGES < min(sum(one.values()) for one in trained.version.counts().values())
     output = capfd.readouterr().out
     assert "the bundle's logits differ by" in output

@@ -333,8 +333,8 @@ def test_a_resume_has_the_epochs_that_are_left_however_much_time_there_is(make_s
     own = replace(setup, make_trainer=functools.partial(setup.make_trainer, max_epochs=7))
 
     def planned(setup: TrainingSetup, seconds: float, done: int, seen: float | None = None) -> int:
-        given = {"done": done, "seen": done if seen is None else seen}
-        return cut_to_deadline(setup, plan, time.monotonic() + seconds, 0.001, **given).epochs
+        passes = done if seen is None else seen
+        return cut_to_deadline(setup, plan, time.monotonic() + seconds, 0.001, done=done, seen=passes).epochs
 
     assert [planned(own, 10_000, done) for done in (0, 4, 7, 9)] == [7, 7, 7, 9]
     assert [planned(setup, 10_000, done) for done in (0, 20)] == [MOST_DEEP_EPOCHS, MOST_DEEP_EPOCHS]
