@@ -344,7 +344,7 @@ def test_verify_as_a_stage(
     assert re.search(r"^answer +0$", capsys.readouterr().out, re.MULTILINE)
     with pytest.raises(UserError, match="serves another bundle"):
         compose("verify", [f"bundle={server.url}", f"against={calibrated}"]).run()
-    with pytest.raises(UserError, match=r"^http://127\.0\.0\.1:9/model does not answer \("):
+    with pytest.raises(UserError, match=r"^http://127\.0\.0\.1:9/model does not answer \(Connection refused\)"):
         compose("verify", ["http://127.0.0.1:9"]).run()
 
 

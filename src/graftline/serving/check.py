@@ -209,9 +209,9 @@ def _ask(url: str, body: bytes | None, kind: str = "") -> tuple[int, Any]:
         except urllib.error.HTTPError as error:
             status, content = error.code, error.read()
     except (OSError, ValueError, HTTPException) as error:
-        raise UserError(
-            f"{url} does not answer ({first_line(error)}): start the server, or check the address."
-        ) from error
+        cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        reason = getattr(cause, "strerror", None) or first_line(cause if isinstance(cause, Exception) else error)
+        raise UserError(f"{url} does not answer ({reason}): start the server, or check the address.") from error
     if status == 401:
         wanted = "does not take the password in" if password else "wants its password: set"
         raise UserError(f"{url} {wanted} {PASSWORD}.")
