@@ -160,7 +160,8 @@ def test_rows_are_judged_as_models_are_compared() -> None:
 def two_class_logits(correct: np.ndarray) -> np.ndarray:
     """Return logits (M, 1, N, 2) of members that are right where ``correct`` (M, N) says so; class 0 is true."""
     signs = np.where(correct, 2.0, -2.0)[:, None, :, None]
-    return (signs * np.array([1.0, -1.0])).astype(np.float32)
+    logits: np.ndarray = (signs * np.array([1.0, -1.0])).astype(np.float32)
+    return logits
 
 
 def test_members_that_agree_about_all_images_may_still_differ() -> None:

@@ -17,6 +17,7 @@ from graftline.bundle.predictor import Predictor
 from graftline.evaluation.evaluation import CHECKED_IMAGES
 from graftline.evaluation.predictions import Predictions
 from graftline.pipeline.cli import compose
+from graftline.pipeline.training.result import TrainResult
 
 TRAIN = (
     *TINY,
@@ -53,6 +54,7 @@ def test_both_say_the_same(
     decision = ["decision=recall", "decision.class_name=red", "decision.recall=0.9", "refuse=0.1", "sets=0.9"]
     with images_run() as runs:
         trained = compose("train", [*data, *TRAIN, *decision]).run(tmp_path / "train")
+    assert isinstance(trained, TrainResult)
     assert max(runs) <= CHECKED_IMAGES < min(sum(one.values()) for one in trained.version.counts().values())
     output = capfd.readouterr().out
     assert "the bundle's logits differ by" in output

@@ -139,7 +139,8 @@ def pixels(page: Browser, element: str) -> np.ndarray:
     shot = page.call("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)
     seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB"), dtype=np.float64)
     assert np.ptp(seen, axis=2).max() <= 2, "no color is left"
-    return seen.mean(axis=2)
+    gray: np.ndarray = seen.mean(axis=2)
+    return gray
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
