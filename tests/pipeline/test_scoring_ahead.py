@@ -17,6 +17,7 @@ from graftline.bundle.predictor import Predictor
 from graftline.evaluation.evaluation import CHECKED_IMAGES
 from graftline.evaluation.predictions import Predictions
 from graftline.pipeline.cli import compose
+from graftline.pipeline.training.result import TrainResult
 
 TRAIN = (
     *TINY,
@@ -52,7 +53,8 @@ def test_both_say_the_same(
     data = [f"data.path={paint_mislabeled(tmp_path / 'images')}", *SPLIT]
     decision = ["decision=recall", "decision.class_name=red", "decision.recall=0.9", "refuse=0.1", "sets=0.9"]
     with images_run() as runs:
-        trained: Any = compose("train", [*data, *TRAIN, *decision]).run(tmp_path / "train")
+        trained = compose("train", [*data, *TRAIN, *decision]).run(tmp_path / "train")
+    assert isinstance(trained, TrainResult)
     assert max(runs) <= CHECKED_IMAGES < min(sum(one.values()) for one in trained.version.counts().values())
     output = capfd.readouterr().out
     assert "the bundle's logits differ by" in output
