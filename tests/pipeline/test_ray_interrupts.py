@@ -1,4 +1,4 @@
-"""Ctrl-C during a frozen pass and a prediction on Ray: the command says so, and leaves no process of Ray's."""
+"""Ctrl-C while Ray is at work: the command says so, and leaves no process of Ray's."""
 
 import io
 import signal
@@ -51,6 +51,24 @@ def test_a_prediction(workplace: Workplace, photos: Path, color_folder: Path) ->
     assert trained.code == 0, trained.output
     words = ("model=colors0", f"images={photos}", *ON_RAY)
     interrupt(workplace.start_command("predict", *words), "answer")
+
+
+def test_an_audit(workplace: Workplace, photos: Path) -> None:
+    network = ("backbone=test_efficientnet", "backbone.weights=none", "backbone.image_size=64", "accelerator=cpu")
+    interrupt(workplace.start_command("audit", "data=folder", f"data.path={photos}", *network, *ON_RAY), "compute")
+
+
+def test_the_members_of_an_ensemble(workplace: Workplace, color_folder: Path) -> None:
+    own = ("members=2", "choose=all", "trainer.max_epochs=4000", "train.patience=null", *ON_RAY)
+    given = {line.partition("=")[0]: line for line in ("data=folder", f"data.path={color_folder}", *TINY, *own)}
+    process = workplace.start_command("ensemble", *given.values())
+    for number in (1, 2):
+        workplace.await_file(process, f"outputs/ensemble/*/members/{number}/checkpoints/last.ckpt", SECONDS)
+    output = interrupt(process, "train_on_worker")
+    experiment = workplace.mlflow.get_experiment_by_name("colors0")
+    assert experiment is not None
+    runs = workplace.mlflow.search_runs([experiment.experiment_id])
+    assert [run.info.status for run in runs] == ["KILLED"] * 3, output
 
 
 def interrupt(process: subprocess.Popen[str], task: str) -> str:

@@ -12,6 +12,8 @@ from ray_nodes import start_nodes
 from tiny_weights import write_weights
 from workplace import TINY, Workplace
 
+from conftest import COLORS, paint
+
 pytest.importorskip("ray", reason="ray is missing: make test-extras installs it")
 pytestmark = pytest.mark.extras
 
@@ -88,6 +90,22 @@ def test_the_frozen_passes_of_a_search_are_spread(workplace: Workplace, color_fo
 def test_the_frozen_pass_of_an_audit_is_spread(workplace: Workplace, color_folder: Path) -> None:
     network = ("backbone=test_efficientnet", "backbone.weights=none", "backbone.image_size=32", "accelerator=cpu")
     check_spread(workplace, "audit", "data=folder", f"data.path={color_folder}", *network)
+
+
+def test_the_frozen_pass_of_a_learning_curve_is_spread(workplace: Workplace, tmp_path: Path) -> None:
+    for number, (name, color) in enumerate(COLORS.items()):
+        (tmp_path / "colors" / name).mkdir(parents=True)
+        for index in range(100):
+            paint(color, 100 * number + index, size=16).save(tmp_path / "colors" / name / f"{index}.png")
+    own = (
+        "data=folder",
+        f"data.path={tmp_path / 'colors'}",
+        "data.split.validation=0.2",
+        "data.split.test=0.2",
+        "seeds=3",
+    )
+    network = ("backbone=test_efficientnet", "backbone.weights=none", "backbone.image_size=32", "accelerator=cpu")
+    check_spread(workplace, "learning-curve", *own, *network, "resamples=100")
 
 
 def check_spread(workplace: Workplace, stage: str, *words: str) -> None:
