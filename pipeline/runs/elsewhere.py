@@ -6,14 +6,17 @@ What a run leaves comes back: its model by way of the tracking server, under the
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from graftline.backbones.backbone import Backbone
 from graftline.console import warn
 from graftline.errors import UserError
 from graftline.files import atomic_file
 from graftline.pipeline.runs.directory import RunDirectory
 from graftline.ray_cluster import RayCluster
 from graftline.tracking.tracking import Tracking
+
+if TYPE_CHECKING:
+    from graftline.backbones.backbone import Backbone  # timm and torch take seconds
 
 
 def find_nodes_apart(ray_cluster: RayCluster, directory: Path, images: Sequence[Path], tracking: Tracking) -> bool:
@@ -41,7 +44,7 @@ def find_nodes_apart(ray_cluster: RayCluster, directory: Path, images: Sequence[
     return bool(apart)
 
 
-def check_weights(ray_cluster: RayCluster, backbones: Sequence[Backbone]) -> None:
+def check_weights(ray_cluster: RayCluster, backbones: Sequence["Backbone"]) -> None:
     """Make sure that each node has the weights of the backbones of some runs, or can fetch them.
 
     Raises:
@@ -62,7 +65,7 @@ def check_weights(ray_cluster: RayCluster, backbones: Sequence[Backbone]) -> Non
                 )
 
 
-def has_weights(folder: str, backbone: Backbone) -> bool:
+def has_weights(folder: str, backbone: "Backbone") -> bool:
     """Tell whether this machine has a backbone's weights, or can fetch them; folder: that paths start from."""
     work_in(folder, {})
     try:

@@ -36,7 +36,7 @@ def test_costs_of_classes_whose_names_are_numbers() -> None:
     rule: Any = compose("train", ["decision=cost", "decision.costs={0:{1:10}}"]).stage
     rule.decision.check({"0": 5, "1": 5})
     np.testing.assert_array_equal(rule.decision.matrix(("0", "1")), [[0, 10], [1, 0]])
-    with pytest.raises(UserError, match=r"decision\.costs=.*: must be Mapping"):
+    with pytest.raises(UserError, match=r"decision\.costs=.*: must be \{name: \{name: a number\}\}"):
         compose("train", ["decision=cost", "decision.costs={0:{1:much}}"])
 
 

@@ -86,6 +86,7 @@ def test_a_run_elsewhere_grows_from_the_version_that_it_has_here(
         raise UserError(" ".join(files))
 
     monkeypatch.setattr("graftline.pipeline.cli.ray_sweep.find_nodes_apart", lambda *_: False)
+    monkeypatch.setattr("graftline.pipeline.cli.ray_sweep.check_weights", lambda *_: None)
     monkeypatch.setattr(RayCluster, "share", share)
     board: Any = None
     with pytest.raises(UserError, match=r"manifest\.parquet"):  # of a folder that is perhaps not shared

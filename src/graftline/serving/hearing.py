@@ -28,7 +28,7 @@ class HeardOut:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         headers = dict(scope["headers"])
-        ends = scope["http_version"] == "1.0" or b"close" in headers.get(b"connection", b"").lower()
+        ends = scope.get("http_version") == "1.0" or b"close" in headers.get(b"connection", b"").lower()
         if not ends or b"expect" in headers:  # that client waits for a word before it sends
             await self._app(scope, receive, send)
             return
