@@ -12,14 +12,11 @@ from graftline.backbones.weights_store import WeightsStore
 TINY_NETWORKS = ("test_efficientnet", "test_resnet")
 
 
-def write_weights(directory: Path, names: Sequence[str] = TINY_NETWORKS, *, no_numbers: str = "") -> None:
-    """Put tiny networks into a weights directory; the weights of one of them may hold what is no number."""
+def write_weights(directory: Path, names: Sequence[str] = TINY_NETWORKS) -> None:
+    """Put tiny networks into a weights directory."""
     directory.mkdir(exist_ok=True)
     torch.manual_seed(0)
     origin = {"license": "mit", "source": "made up", "architecture": "tiny", "date": "2026-01-01", "timm": "1"}
     for name in names:
-        tensors = timm.create_model(name).state_dict()
-        if name == no_numbers:
-            next(iter(tensors.values())).fill_(torch.nan)
-        save_file(tensors, directory / "written.safetensors")
+        save_file(timm.create_model(name).state_dict(), directory / "written.safetensors")
         WeightsStore(str(directory)).add(name, directory / "written.safetensors", origin)

@@ -125,7 +125,7 @@ def no_rounds(
     Scores on disk take no time.
     """
     if len(left) == 1:
-        return "there is only one candidate that can be trained in the time"
+        return "only one candidate is left"
     number = first_images(len(images), images.num_classes)
     if number < 2:
         return "one training image tells nothing"

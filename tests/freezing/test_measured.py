@@ -304,7 +304,7 @@ def test_it_comes_back_from_json_and_is_printed(deeper: FreezeDecision) -> None:
 def test_a_head_that_nothing_was_tried_beside_is_told_as_such(deeper: FreezeDecision) -> None:
     why, (head, *_) = "the time does not allow for a trial", measured(deeper).rows
     alone = replace(measured(deeper), rows=(head,), chosen_row=0, stopped=why)
-    assert alone.sentence == f"{why}, validation log loss {head.log_loss:.3f} with the head alone"
+    assert alone.sentence == f"validation log loss {head.log_loss:.3f} with the head alone ({why})"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from tiny_weights import write_weights
 from conftest import paint_mislabeled
 from graftline.backbones.backbone import Backbone
 from graftline.bundle.layout import read_description
+from graftline.data.version import Samples
 from graftline.errors import TooLittleMemoryError
 from graftline.evaluation.head_score import HeadScore
 from graftline.freezing.measured import Measured
@@ -39,9 +40,10 @@ from graftline.search.deeper import choose
 from graftline.search.history import HEAD, WHOLE, Depth, ScoredCandidate, ScoreFiles, SearchHistory
 from graftline.search.ledger import TimeLedger
 from graftline.search.options import SearchOptions
-from graftline.search.rounds import TrainingImages
+from graftline.search.rounds import HeadRounds, TrainingImages
 from graftline.tracking.tracking import Tracking
 from graftline.training.budget import check_budget
+from graftline.training.head_trunk import HeadTrunk
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import head_is_live
 
@@ -182,6 +184,31 @@ def test_a_network_that_cannot_be_saved_does_not_win(
     assert chosen.network == "test_efficientnet"
     assert "cannot be written as ONNX" in history.outcomes["test_resnet 32 px"]
     assert {one.candidate.network for one in history.scored} == {"test_efficientnet"}
+
+
+def test_a_network_whose_activations_are_no_numbers_is_left_out(
+    make_winner: MakeWinner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    search, _, setup = make_winner("test_efficientnet,test_resnet")
+    search = search._with_fitting_networks()
+    history, images = SearchHistory(search._candidates(setup)), TrainingImages.of(setup.version)
+    files, first = ScoreFiles(tmp_path / "scores", setup.version.digest), search._first(history, setup)
+    plain = HeadTrunk.activations_quietly
+
+    def flawed(trunk: HeadTrunk, samples: Samples) -> np.ndarray:
+        activations = plain(trunk, samples).copy()
+        if trunk is first.trunk:
+            activations[0, 0] = np.inf
+        return activations
+
+    monkeypatch.setattr(HeadTrunk, "activations_quietly", flawed)
+    built = {first.candidate.name: first}
+    HeadRounds(setup, history, images, TimeLedger(180.0), files, built, PassSeconds(0.0, 1e-12)).run(90.0)
+    name = first.candidate.name
+    assert history.outcomes[name].startswith("not tried: The network's activations of 1 of 36 images are infinite")
+    assert f"{name} is left out: The network's activations" in caplog.text
+    (other,) = (one for one in history.candidates if one != first.candidate)
+    assert choose(history) == other
 
 
 def test_the_head_alone_is_trained_on_cached_activations_whatever_was_configured(
