@@ -102,11 +102,12 @@ def _run_group(jobs: Sequence[ComposedStage], ray_cluster: RayCluster | None) ->
         else:
             status = "FAILED" if any(codes.values()) else "FINISHED"
     finally:
-        columns, rows = _compare(jobs, sorted(codes))
-        if parent is not None:
-            try:
+        try:
+            columns, rows = _compare(jobs, sorted(codes))
+            if parent is not None:
                 _describe(parent, columns, rows, len(jobs))
-            finally:
+        finally:
+            if parent is not None:
                 parent.finish(status)
     print_table(f"{len(rows)} runs", columns, rows)
     say(str(jobs[0].directory.parent))
