@@ -43,7 +43,7 @@ def test_a_server_that_is_killed_in_the_middle_of_a_training_loses_nothing(
         assert training.wait(600) == 0, training.output
         assert "is away (connection refused): values are kept on disk" in training.output
         if "have not reached the tracking server" in training.output:  # it was at its end first
-            assert place.run("sync", f"run_id={run.info.run_id}").code == 0
+            assert (sent := place.run("sync", "tracking=server", f"run_id={run.info.run_id}")).code == 0, sent.output
         told = client.get_run(run.info.run_id)
         assert told.info.status == "FINISHED"
         steps = [metric.step for metric in client.get_metric_history(run.info.run_id, LOSS)]
