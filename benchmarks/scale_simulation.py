@@ -189,15 +189,15 @@ def check_pass(images: int) -> tuple[float, float]:
 
 
 FEATURES, CLASSES, BATCH = 1280, 40, 256  # of a head on EfficientNet-Lite0
-SIZE_MB = 16  # that are exchanged to find out how fast that is
+GRADIENTS = CLASSES * (FEATURES + 1)  # numbers that a step exchanges
 
 
 class Fitted(NamedTuple):
     """What a process of a fit has measured."""
 
-    step_s: float  # a step alone
+    step_s: float  # a step with nobody to exchange gradients with
     latency_s: float  # of a message
-    link_mb_s: float  # of a large message
+    link_mb_s: float  # of a message as large as the gradients: small ones are slower per MB than large ones
     fit_s: float  # all steps, with all processes
 
 
@@ -230,16 +230,17 @@ def run_fit(rank: int, processes: int, meeting: str, steps: int, sleep_s: float 
             dist.all_reduce(message)
         return (time.perf_counter() - start) / times
 
-    alone = []
+    groups = [dist.new_group([one]) for one in range(processes)]
+    alone, network = [], DistributedDataParallel(head, process_group=groups[rank])
     for turn in range(processes):  # one after the other, as in a fit of one process
         if turn == rank:
             for _ in range(max(steps // 4, 5)):
                 start = time.perf_counter()
-                step(head)
+                step(network)
                 alone.append(time.perf_counter() - start)
         dist.barrier()
     step_s = statistics.median(alone)
-    small, large = time_of(1, 100), time_of(SIZE_MB * 250_000, 5)
+    small, large = time_of(1, 200), time_of(GRADIENTS, 200)
     network, generator = DistributedDataParallel(head), np.random.default_rng(rank)
     step(network)
     dist.barrier()
@@ -250,7 +251,7 @@ def run_fit(rank: int, processes: int, meeting: str, steps: int, sleep_s: float 
         step(network)
     fit_s = time.perf_counter() - start
     dist.destroy_process_group()
-    link_mb_s = 2 * (processes - 1) / processes * SIZE_MB / max(large - small, 1e-9)
+    link_mb_s = 2 * (processes - 1) / processes * 4e-6 * GRADIENTS / max(large - small, 1e-9)
     return Fitted(step_s, small / (2 * (processes - 1)), link_mb_s, fit_s)
 
 
@@ -263,7 +264,7 @@ def check_fit(processes: int, steps: int, sleep_s: float | None = None) -> tuple
         ranks = [pool.submit(run_fit, n, processes, f"{folder}/meeting", steps, sleep_s) for n in range(processes)]
         fitted = [rank.result() for rank in ranks]
     step_s, latency_s, link_mb_s, fit_s = (statistics.median(values) for values in zip(*fitted, strict=True))
-    work = Work(head_s=step_s / BATCH, parameters_mb=4e-6 * CLASSES * (FEATURES + 1))
+    work = Work(head_s=step_s / BATCH, parameters_mb=4e-6 * GRADIENTS)
     cluster = Cluster(processes, link_mb_s=link_mb_s, latency_s=latency_s, straggling=0.05, lost_per_hour=0)
     return fit_s, simulate_fit(steps * BATCH * processes, 1, BATCH, work, cluster)[0]
 
