@@ -5,7 +5,7 @@ import pytest
 
 from graftline.pipeline.searching.result import outlook_of
 from graftline.search.outlook import Outlook, look_ahead
-from graftline.training.results import MONITOR, FitHistory
+from graftline.training.results import MONITOR, FitHistory, kept_epoch
 
 SECONDS = np.arange(1, 21) * 30.0
 
@@ -54,7 +54,8 @@ def test_only_the_last_phase_is_carried_on_and_only_below_what_is_reached() -> N
     """Epochs of a head take a tenth of a second, those of the whole network that begins anew after it half a minute."""
 
     def phase(losses: np.ndarray, seconds: float) -> FitHistory:
-        return FitHistory.of([{MONITOR: loss, "epoch": number} for number, loss in enumerate(losses)], seconds, 1)
+        epochs = [{MONITOR: loss, "epoch": float(number)} for number, loss in enumerate(losses)]
+        return FitHistory(epochs, kept_epoch(epochs, len(epochs)), seconds, 1)
 
     head, whole = phase(np.linspace(0.6, 0.31, 30), 3.0), phase(1.0 - 0.1 * np.log(SECONDS), 600.0)
     outlook = outlook_of([head, whole])

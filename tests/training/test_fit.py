@@ -222,7 +222,34 @@ def test_the_weights_left_are_those_of_the_best_epoch(tmp_path: Path) -> None:
         logits = module(torch.from_numpy(activations))
         loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(samples.labels))
     assert float(loss) == pytest.approx(result.best["val/loss"], abs=1e-5)
-    assert result.best[MONITOR] == min(metrics[MONITOR] for metrics in result.epochs)
+    assert result.best[MONITOR] == min(metrics[MONITOR] for metrics in result.epochs[3:])
+
+
+def test_an_epoch_of_the_first_half_is_not_kept_however_low_its_loss(tmp_path: Path) -> None:
+    """It learns for two epochs and unlearns for four, until nothing is left of what it knew."""
+    sgd = functools.partial(torch.optim.SGD, lr=0.05)
+    module = _module(_head(), optimizer=sgd, schedule=lambda step, total: 1.0 if 3 * step < total else -1.0)
+    result = _fit(module, tmp_path, epochs=6)
+    losses = [metrics[MONITOR] for metrics in result.epochs]
+    assert np.argmin(losses) < 2
+    assert result.best["epoch"] == 3 + np.argmin(losses[3:])
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == result.best["epoch"]
+
+
+def test_of_a_fit_that_ends_in_its_first_half_the_last_epoch_is_kept(tmp_path: Path) -> None:
+    class StopInTheThird(FitEvents):
+        def on_epoch(self, metrics: Metrics, step: int) -> None:  # noqa: ARG002 - the event's signature
+            if metrics["epoch"] == 2:
+                raise KeyboardInterrupt
+
+        def on_interrupt(self, interrupt: KeyboardInterrupt) -> bool:  # noqa: ARG002 - the event's signature
+            return True
+
+    unlearning = _module(_head(), schedule=lambda step, total: -1.0)  # noqa: ARG005 - a schedule
+    result = _fit(unlearning, tmp_path, epochs=8, events=StopInTheThird())
+    assert result.interrupted
+    assert result.best["epoch"] == 1
+    assert result.best[MONITOR] > result.epochs[0][MONITOR]
 
 
 def test_it_stops_when_validation_no_longer_gets_better(tmp_path: Path) -> None:
@@ -271,11 +298,11 @@ def test_a_moved_fit_that_gets_worse_keeps_its_best_epoch(move: Callable[[Path, 
     began = _fit(_module(_head(), optimizer=sgd, schedule=constant), tmp_path / "a", epochs=3)
     move(tmp_path / "a", tmp_path / "b")
     unlearning = _module(_head(), optimizer=sgd, schedule=lambda step, total: -1.0)  # noqa: ARG005 - a schedule
-    history = _fit(unlearning, tmp_path / "b", epochs=5, resume=True)
+    history = _fit(unlearning, tmp_path / "b", epochs=4, resume=True)
     kept = torch.load(tmp_path / "b" / "best.ckpt", weights_only=True)
     assert kept["epoch"] == history.best["epoch"] == began.best["epoch"]
     assert sum(key.startswith("ModelCheckpoint{") for key in kept["callbacks"]) == 2, "an older checkpoint is read, too"
-    assert [metrics["epoch"] for metrics in history.epochs] == [0, 1, 2, 3, 4]
+    assert [metrics["epoch"] for metrics in history.epochs] == [0, 1, 2, 3]
     assert sorted(path.name for path in tmp_path.rglob("*.ckpt")) == sorted(
         ["best.ckpt", "last.ckpt"] * (1 if move is shutil.move else 2)
     )

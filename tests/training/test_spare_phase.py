@@ -18,7 +18,8 @@ MakeSetup = Callable[..., TrainingSetup]
 
 
 def phase(loss: float, losses: list[float] | None = None) -> PhaseResult:
-    history = FitHistory.of([{"epoch": 0.0, MONITOR: loss}], 1.0, 1)
+    metrics = {"epoch": 0.0, MONITOR: loss}
+    history = FitHistory([metrics], metrics, 1.0, 1)
     return PhaseResult(1, history, "", augmented=False, freeze_record={}, cache_change=None, losses=losses)
 
 

@@ -62,9 +62,9 @@ CAPTIONS = {
     "it. Where all of these are of the class that was answered, look at the label before the network.",
     "learning_curve": "Heads fitted to ever more of the training images, and scored on validation images. Beyond the "
     "dotted line the curve is carried on to labels that are not there yet.",
-    "training_loss": "The weights of the epoch are kept whose validation loss is lowest once its probabilities are "
-    "calibrated. Where the plain one rises and the calibrated one does not, the network only becomes too sure of "
-    "itself; where both rise, it learns its images by heart.",
+    "training_loss": "The weights of that epoch of the second half are kept whose validation loss is lowest once its "
+    "probabilities are calibrated. Where the plain one rises and the calibrated one does not, the network only becomes "
+    "too sure of itself; where both rise, it learns its images by heart.",
     "training_accuracy": "Share of the validation images that is classified rightly. It jumps more than the loss, "
     "which decides.",
 }

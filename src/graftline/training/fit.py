@@ -1,13 +1,12 @@
 """The fit: trains, stops early, keeps the best and the last checkpoint, takes up where it left off."""
 
-import functools
 import os
 import random
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from torch import Tensor
 
 from graftline.data.loaders import Loaders
 from graftline.errors import TooLittleMemoryError, writing
@@ -27,7 +27,7 @@ from graftline.training.fit_directory import FitDirectory, read_checkpoint, tens
 from graftline.training.module import GraftModule
 from graftline.training.place import EpochPlace, TimedCheckpoint
 from graftline.training.progress import FitProgress
-from graftline.training.results import MONITOR, FitHistory
+from graftline.training.results import MONITOR, FitHistory, is_judged
 from graftline.training.trainer import MakeTrainer, quiet_lightning, refused_by_lightning
 
 # what Lightning does on its own, we do ourselves: tracking, progress, and loaders for each process
@@ -76,7 +76,7 @@ def fit(
     resume: bool = False,
     show_progress: bool = True,
 ) -> FitHistory:
-    """Train ``module`` and leave the weights of the best epoch in it.
+    """Train ``module`` and leave the weights of the best epoch in it (`graftline.training.results.kept_epoch`).
 
     Args:
         module: what to train.
@@ -111,8 +111,8 @@ def fit(
             raise
     epoch = _take_best(module, directory)
     took = time.perf_counter() - start
-    history = FitHistory.of(progress.epochs, took, trainer.global_step, interrupted=interrupted)
-    return _with_saved(history, epoch) if interrupted or options.keep_last else history
+    (kept,) = [metrics for metrics in progress.epochs if metrics["epoch"] == epoch]
+    return FitHistory(progress.epochs, kept, took, trainer.global_step, interrupted)
 
 
 def _fit(trainer: pl.Trainer, module: GraftModule, loaders: Loaders, checkpoint: Path | None) -> None:
@@ -136,12 +136,6 @@ def _take_best(module: GraftModule, directory: FitDirectory) -> int:
     return epoch
 
 
-def _with_saved(history: FitHistory, epoch: int) -> FitHistory:
-    """Name the epoch whose weights were saved the best: it is the last, or a better one was about to be saved."""
-    (saved,) = [metrics for metrics in history.epochs if metrics["epoch"] == epoch]
-    return replace(history, best=saved)
-
-
 @contextmanager
 def _surroundings(directory: FitDirectory, threads: int | None) -> Iterator[None]:
     """Let Lightning's fit run with our settings, and its errors be ours."""
@@ -158,11 +152,12 @@ def _surroundings(directory: FitDirectory, threads: int | None) -> Iterator[None
 
 def _checkpoints(directory: FitDirectory, options: FitOptions) -> list[pl.Callback]:
     """Return what writes the checkpoints of the epoch to keep and of the last one, within an epoch too where asked."""
-    write = functools.partial(
-        MovableCheckpoint, directory.path, save_on_train_epoch_end=True, enable_version_counter=False
-    )
+    always: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
     monitor, mode = ("epoch", "max") if options.keep_last else (MONITOR, "min")
-    wanted: list[pl.Callback] = [write(directory.best.stem, monitor=monitor, mode=mode), write(directory.last.stem)]
+    wanted: list[pl.Callback] = [
+        KeptCheckpoint(directory.path, directory.best.stem, monitor=monitor, mode=mode, **always),
+        MovableCheckpoint(directory.path, directory.last.stem, **always),
+    ]
     minutes = options.checkpoint_minutes
     return wanted if minutes is None else [*wanted, TimedCheckpoint(directory, minutes)]
 
@@ -233,6 +228,16 @@ class MovableCheckpoint(ModelCheckpoint):
         return str(Path(self.dirpath, Path(path).name)) if path else path
 
 
+class KeptCheckpoint(MovableCheckpoint):
+    """Checkpoint of the epoch that is kept: the best one of those that are judged, and until then the last one."""
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
+        """Tell whether an epoch takes the place of the one before; the first one that is judged does in any case."""
+        if not is_judged(trainer.current_epoch - 1, trainer.max_epochs or 0):
+            return True
+        return super().check_monitor_top_k(trainer, current)
+
+
 class PatientStopping(EarlyStopping):
     """Early stopping that does not stop before the learning rate has fallen.
 
@@ -262,7 +267,7 @@ class PatientStopping(EarlyStopping):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count an epoch of the second half."""
-        if trainer.max_epochs is None or 2 * (trainer.current_epoch + 1) > trainer.max_epochs:
+        if is_judged(trainer.current_epoch, trainer.max_epochs or 0):
             super().on_train_epoch_end(trainer, pl_module)
 
 

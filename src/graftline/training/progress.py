@@ -11,7 +11,7 @@ from graftline.console import WorkReport, console, report_work
 from graftline.training.divergence import check_divergence
 from graftline.training.events import FitEvents, Metrics
 from graftline.training.module import GraftModule
-from graftline.training.results import MONITOR
+from graftline.training.results import MONITOR, kept_epoch
 
 logger = logging.getLogger(__name__)
 
@@ -112,9 +112,9 @@ class FitProgress(pl.Callback):
     def _report(self, trainer: pl.Trainer) -> None:
         """Report how many epochs are done, and what the best one came to."""
         if self._shows:
-            best = min(self.epochs, key=lambda metrics: metrics[MONITOR], default=None)
-            told = "" if best is None else f"best val accuracy {best['val/accuracy']:.3f}"
-            report_work(WorkReport("training", len(self.epochs), trainer.max_epochs or 1, told))
+            planned = trainer.max_epochs or 1
+            told = f"best val accuracy {kept_epoch(self.epochs, planned)['val/accuracy']:.3f}" if self.epochs else ""
+            report_work(WorkReport("training", len(self.epochs), planned, told))
 
     def _tell(self, metrics: Metrics, max_epochs: int) -> None:
         """Log a line now and then, which stays when the bar is gone."""

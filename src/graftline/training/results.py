@@ -34,19 +34,14 @@ class FitHistory:
     interrupted: bool = False
 
     @classmethod
-    def of(cls, epochs: list[Metrics], seconds: float, steps: int, *, interrupted: bool = False) -> "FitHistory":
-        """Return a history whose best epoch is the one with the lowest calibrated validation loss."""
-        return cls(epochs, min(epochs, key=monitored), seconds, steps, interrupted)
-
-    @classmethod
     def joined(cls, histories: Sequence["FitHistory"]) -> "FitHistory":
-        """Return the histories of at least one phase as one, whose epochs are counted on."""
+        """Return the histories of at least one phase as one, whose epochs are counted on; best: the last one's."""
         epochs: list[Metrics] = []
         for history in histories:
             epochs += [{**metrics, "epoch": metrics["epoch"] + len(epochs)} for metrics in history.epochs]
         seconds = sum(history.seconds for history in histories)
         steps = sum(history.steps for history in histories)
-        return cls.of(epochs, seconds, steps, interrupted=histories[-1].interrupted)
+        return replace(histories[-1], epochs=epochs, seconds=seconds, steps=steps)
 
 
 @dataclass(frozen=True)
@@ -129,6 +124,31 @@ def best_of(phases: Sequence[PhaseResult]) -> int:
         if phase.is_better(phases[best]):
             best = number
     return best
+
+
+def is_judged(epoch: int, max_epochs: int) -> bool:
+    """Return whether an epoch, from 0, may be kept for its validation loss: one of the second half.
+
+    In the first half of a cosine the learning rate is high, and the loss wanders from epoch to epoch: the lowest of
+    many is low by chance, most of all on few validation images.
+
+    >>> [is_judged(epoch, max_epochs=5) for epoch in range(5)]
+    [False, False, True, True, True]
+    """
+    return 2 * (epoch + 1) > max_epochs
+
+
+def kept_epoch(epochs: Sequence[Metrics], max_epochs: int) -> Metrics:
+    """Return the metrics of the one of at least one epochs whose weights are kept.
+
+    Of those that are judged it has the lowest calibrated validation loss; where there is none yet, it is the last.
+
+    Args:
+        epochs: that are done, in order.
+        max_epochs: that the fit is to have.
+    """
+    judged = [metrics for metrics in epochs if is_judged(int(metrics["epoch"]), max_epochs)]
+    return min(judged, key=monitored) if judged else epochs[-1]
 
 
 def monitored(metrics: Metrics) -> float:
