@@ -131,7 +131,10 @@ def outlook_of(phases: Sequence[FitHistory]) -> Outlook | str:
         return look_ahead([], [], MORE_SECONDS)
     *earlier, last = phases
     before = min((monitored(history.best) for history in earlier), default=math.inf)
-    return look_ahead(_ends(last), [monitored(metrics) for metrics in last.epochs], MORE_SECONDS, before)
+    losses = [monitored(metrics) for metrics in last.epochs]
+    kept = monitored(last.best)  # an epoch of the first half may be lower by chance
+    curve = [(end, loss) for end, loss in zip(_ends(last), losses, strict=True) if loss >= kept]
+    return look_ahead([end for end, _ in curve], [loss for _, loss in curve], MORE_SECONDS, before)
 
 
 def _ends(history: FitHistory) -> list[float]:

@@ -67,4 +67,8 @@ def test_only_the_last_phase_is_carried_on_and_only_below_what_is_reached() -> N
     sure = outlook_of([phase(np.linspace(0.6, 0.2, 30), 3.0), whole])
     assert isinstance(sure, Outlook)
     assert (sure.log_loss, "would likely bring little" in sure.sentence) == (0.2, True)
+    early = np.r_[0.25, np.linspace(0.6, 0.31, 29)]  # 0.25 lies in the first half, which is not kept
+    lucky = outlook_of([phase(early, 600.0)])
+    assert isinstance(lucky, Outlook)
+    assert "from 0.310 to" in lucky.sentence
     assert outlook_of([]) == "What more time would bring cannot be told from 0 epochs."
