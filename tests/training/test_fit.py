@@ -383,7 +383,9 @@ def test_mixup_and_cutmix_train_on_soft_labels(
         return images, target
 
     monkeypatch.setattr(Mixup, "__call__", mix)
-    result = _fit(_module(network, mixer=mixer), tmp_path, epochs=2, loaders=_image_loaders(color_folder, batch_size=10))
+    result = _fit(
+        _module(network, mixer=mixer), tmp_path, epochs=2, loaders=_image_loaders(color_folder, batch_size=10)
+    )
     assert any(mixed)
     assert np.isfinite(result.best["train/loss"])
 
