@@ -20,7 +20,8 @@ def texts(seed: int, *, missing: float = 0.0, values: int = 40) -> "pd.Series[st
     words = np.array([f"{'äz/é'[number % 4]}{number:03}" for number in range(values)])
     found = pd.Series(words[chance.integers(0, values, ROWS)], dtype="str")
     found[chance.random(ROWS) < missing] = None
-    return pd.concat([found.iloc[: ROWS // 3], found.iloc[ROWS // 3 :]])
+    pieces: pd.Series[str] = pd.concat([found.iloc[: ROWS // 3], found.iloc[ROWS // 3 :]])
+    return pieces
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.1])

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +21,8 @@ def order_by(table: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
     """
     texts = pa.table({name: pa.array(table[name], from_pandas=True) for name in columns})
     order = pc.sort_indices(texts, sort_keys=[(name, "ascending") for name in columns])
-    return order.to_numpy().astype(np.int64, copy=False)
+    rows: np.ndarray = order.to_numpy().astype(np.int64, copy=False)
+    return rows
 
 
 def sorted_by(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -63,10 +66,10 @@ def read_parquet(file: Path, columns: list[str] | None = None) -> pd.DataFrame:
     return table
 
 
-def named(codes: np.ndarray, names: Sequence[str], index: pd.Index) -> "pd.Series[str]":
+def named(codes: npt.NDArray[np.integer[Any]], names: Sequence[str], index: pd.Index) -> "pd.Series[str]":
     """Return the name that each code (N,) stands for, None for -1.
 
     >>> named(np.array([1, -1, 0]), ["a", "b"], pd.RangeIndex(3)).tolist()
     ['b', nan, 'a']
     """
-    return pd.Series(pd.Categorical.from_codes(codes, list(names)), index=index).astype("str")
+    return pd.Series(pd.Categorical.from_codes(codes, pd.Index(list(names))), index=index).astype("str")
