@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from graftline.backbones.layers import body_groups
 from graftline.console import print_table, say
-from graftline.data.loaders import Batch, DrawSampler
+from graftline.data.loaders import Batch, DrawBatches, DrawSampler
 from graftline.execution import Execution
 from graftline.features.cut import cut
 from graftline.features.engine import make_engine
@@ -204,7 +204,7 @@ class Repeated(Dataset[Batch]):
         """Return what gives the batch so often in an epoch."""
         size = len(self.batch["label"])
         sampler = DrawSampler(number * size, shuffle=True, seed=0)
-        return DataLoader(self, size, sampler=sampler, collate_fn=lambda batches: batches[0])
+        return DataLoader(self, batch_sampler=DrawBatches(sampler, size), collate_fn=lambda batches: batches[0])
 
 
 def fit_speed(work: Work, device: str, way: Way) -> float:

@@ -138,20 +138,21 @@ def test_two_processes_lower_a_rate_that_diverges_together(workplace: Workplace,
     assert told.count("lower optim.lr") == 1
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+@pytest.mark.parametrize(("before", "after", "images"), [(2, 1, 36), (1, 2, 36), (2, 3, 37), (3, 2, 37)])
 def test_a_resume_with_other_processes_sees_each_image_of_the_rest_once(
-    before: int, after: int, workplace: Workplace, color_folder: Path, tmp_path: Path
+    before: int, after: int, images: int, workplace: Workplace, color_folder: Path, tmp_path: Path
 ) -> None:
-    """All of them are killed after two batches of 2 images each in the second epoch, which has 36 images."""
+    """All of them are killed after two batches of 2 images each in the second epoch; 37 images are a prime number."""
     own = ["trainer=ddp_cpu", f"trainer.devices={before}", "trainer.max_epochs=4000", "train.patience=null"]
     own += ["train.batch_size=2", "train.checkpoint_minutes=1e-9"]
+    own += ["data.split.test=0.2", f"data.split.train={0.6 if images == 36 else 0.61}"]
     words = {line.partition("=")[0]: line for line in ["data=folder", f"data.path={color_folder}", *TINY, *own]}
     (noted := tmp_path / "noted").mkdir()
-    steps_per_epoch = 36 // (2 * before)
+    steps_per_epoch = images // (2 * before)
     train = partial(train_noting_images, noted, steps_per_epoch + 2, ["train", *words.values()])
     assert workplace.run_function(train).code == -signal.SIGKILL
     seen = read_seen(noted)
-    assert seen[0] == list(range(36))
+    assert seen[0] == list(range(images))
     assert len(seen[1]) == 4 * before
     experiment = workplace.mlflow.get_experiment_by_name("colors0")
     assert experiment is not None
@@ -160,9 +161,9 @@ def test_a_resume_with_other_processes_sees_each_image_of_the_rest_once(
     resumed = [f"train.resume={run.info.run_id}", f"trainer.devices={after}", "trainer.max_epochs=3"]
     ran = workplace.run_function(partial(train_noting_images, noted, None, ["train", *resumed]))
     assert ran.code == 0, ran.output
-    assert read_seen(noted) == {epoch: list(range(36)) for epoch in range(3)}
+    assert read_seen(noted) == {epoch: list(range(images)) for epoch in range(3)}
     history = workplace.mlflow.get_metric_history(run.info.run_id, "val/loss")
-    rest, later = (36 - 4 * before) // (2 * after), 36 // (2 * after)
+    rest, later = (images - 4 * before) // (2 * after), images // (2 * after)
     assert [one.step for one in history] == [
         steps_per_epoch,
         steps_per_epoch + 2 + rest,

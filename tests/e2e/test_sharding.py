@@ -28,6 +28,8 @@ def words(color_folder: Path, tmp_path: Path) -> list[str]:
         "train.grad_checkpointing=true",
         "data=folder",
         f"data.path={color_folder}",
+        "data.split.train=0.68",  # 41 images: the last batches of two processes have 3 and 2
+        "data.split.test=0.2",
     ]
     return list({line.partition("=")[0]: line for line in (*TINY, *own)}.values())
 

@@ -19,7 +19,7 @@ from graftline.augment.policy import Augment, EvalTransform, Policy
 from graftline.augment.preprocess import Preprocessing
 from graftline.console import console
 from graftline.data.decode import Decoding, decode_rgb
-from graftline.data.loaders import make_loader
+from graftline.data.loaders import draw_batches, make_loader
 from graftline.data.version import Samples
 from graftline.errors import UserError
 from graftline.features import segment
@@ -374,7 +374,7 @@ def test_epochs_take_turns_through_the_views(samples: Samples, tmp_path: Path) -
     opened = features.open(views_of(samples), Pixels(), TAIL, WIDTH)
     loader = activation_loader([o.array for o in opened], samples, batch_size=IMAGES, shuffle=False, seed=0)
     for epoch in range(3):
-        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # it is a DrawSampler
+        draw_batches(loader).sampler.set_epoch(epoch)
         (batch,) = loader
         np.testing.assert_array_equal(batch["image"], opened[epoch % 2].array)
 

@@ -370,7 +370,7 @@ def _image_loaders(folder: Path, batch_size: int = 8) -> Loaders:
     transform = EvalTransform(Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3))
     common: dict[str, Any] = {"batch_size": batch_size, "seed": 0, "workers": 0}
     return (
-        make_loader(samples, transform, shuffle=True, drop_last=True, **common),
+        make_loader(samples, transform, shuffle=True, **common),
         make_loader(samples, transform, shuffle=False, **common),
     )
 
@@ -398,19 +398,21 @@ def test_mixup_and_cutmix_train_on_soft_labels(
     changes: dict[str, float], color_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = timm.create_model("test_efficientnet", num_classes=CLASSES)
-    mixer = Recipe(batch_size=8, **changes).mixer(CLASSES)  # type: ignore[arg-type]
+    mixer = Recipe(batch_size=10, **changes).mixer(CLASSES)  # type: ignore[arg-type]
     mixed, timms = [], Mixup.__call__
 
     def mix(self: Mixup, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         before = images.clone()
         images, target = timms(self, images, labels)
-        assert target.shape == (8, CLASSES)
-        torch.testing.assert_close(target.sum(dim=1), torch.ones(8))
+        assert target.shape == (10, CLASSES)
+        torch.testing.assert_close(target.sum(dim=1), torch.ones(10))
         mixed.append(not torch.equal(images, before))
         return images, target
 
     monkeypatch.setattr(Mixup, "__call__", mix)
-    result = _fit(_module(network, mixer=mixer), tmp_path, epochs=2, loaders=_image_loaders(color_folder))
+    result = _fit(
+        _module(network, mixer=mixer), tmp_path, epochs=2, loaders=_image_loaders(color_folder, batch_size=10)
+    )
     assert any(mixed)
     assert np.isfinite(result.best["train/loss"])
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from graftline.backbones.weights import Weights
-from graftline.data.loaders import Batch, DrawSampler
+from graftline.data.loaders import Batch, DrawBatches, DrawSampler
 from graftline.errors import UserError
 from graftline.features.cut import cut
 from graftline.freezing.plan import plan_from_depth
@@ -34,11 +34,8 @@ DISTANCES = {"head": 0, "blocks.4": 1, "blocks.3": 2, "blocks.2": 3, "blocks.1":
 class Loader:
     """Ready batches of noise, in order."""
 
-    batch_sampler = None
-
     def __init__(self, inputs: Tensor) -> None:
-        self.batch_size = BATCH
-        self.sampler = DrawSampler(len(inputs), shuffle=False, seed=0)
+        self.batch_sampler = DrawBatches(DrawSampler(len(inputs), shuffle=False, seed=0), BATCH)
         self._inputs = inputs
 
     def __len__(self) -> int:

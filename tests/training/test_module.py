@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from timm.data import Mixup
 
@@ -20,7 +21,9 @@ FEATURES, CLASSES = 8, 3
 
 def _module(network: torch.nn.Module, **changes: Any) -> GraftModule:
     optimizer = functools.partial(torch.optim.AdamW, lr=0.05)
-    return GraftModule(network, optimizer=optimizer, schedule=constant, weight_decay=0.01, **changes)
+    module = GraftModule(network, optimizer=optimizer, schedule=constant, weight_decay=0.01, **changes)
+    module.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    return module
 
 
 def _head() -> torch.nn.Linear:

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import pytorch_lightning as pl
 
-from graftline.data.loaders import DrawSampler
+from graftline.data.loaders import DrawBatches, DrawSampler
 from graftline.features.cache import Features
 from graftline.freezing.plan import plan_from_depth
 from graftline.training.fit_directory import FitDirectory, read_checkpoint
@@ -22,23 +22,35 @@ from graftline.training.setup import TrainingSetup
 NOW = 1e-9  # minutes: after each batch
 
 
-@pytest.mark.parametrize("later", [1, 3, 4])
-def test_the_rest_of_an_order_is_seen_once_by_any_number_of_processes(later: int) -> None:
-    images, batch, batches = 103, 4, 5
-    before = [DrawSampler(images, shuffle=True, seed=1, rank=rank, world_size=2) for rank in range(2)]
-    for sampler in before:
+def batches_of(images: int, batch_size: int, world_size: int) -> list[DrawBatches]:
+    """Return what each process has of the fourth epoch."""
+    samplers = [
+        DrawSampler(images, shuffle=True, seed=1, rank=rank, world_size=world_size) for rank in range(world_size)
+    ]
+    for sampler in samplers:
         sampler.set_epoch(3)
-    seen = np.concatenate([sampler.indices()[: batch * batches] for sampler in before])
-    after = [DrawSampler(images, shuffle=True, seed=1, rank=rank, world_size=later) for rank in range(later)]
-    for sampler in after:
-        sampler.set_epoch(3)
-        sampler.skip(len(seen))
-    parts = [sampler.indices() for sampler in after]
-    assert len({len(part) for part in parts}) == 1, "or those with more would wait for ever"
-    together = np.concatenate([seen, *parts])
-    assert len(set(together.tolist())) == len(together) > images - later
-    after[0].set_epoch(4)
-    assert len(after[0].indices()) == len(after[0]), "the next epoch is whole"
+    return [DrawBatches(sampler, batch_size) for sampler in samplers]
+
+
+@pytest.mark.parametrize("images", [96, 97, 101, 103])
+@pytest.mark.parametrize(("batch_size", "later"), [(4, 1), (4, 3), (4, 4), (1, 5), (6, 2), (7, 3)])
+def test_the_rest_of_an_order_is_seen_once_by_any_number_of_processes(images: int, batch_size: int, later: int) -> None:
+    for done in range(1, 11):
+        seen = [draw.index for one in batches_of(images, 4, 2) for batch in list(one)[:done] for draw in batch]
+        after = batches_of(images, batch_size, later)
+        whole, left = len(after[0]), after[0].steps(images - len(seen))
+        for one in after:
+            one.skip(len(seen), whole - left)
+        parts = [list(one) for one in after]
+        steps = [[draw.index for batch in together for draw in batch] for together in zip(*parts, strict=True)]
+        assert len(steps) == left, "or those with more would wait for ever"
+        assert [len(step) for step in steps] == [after[0].step_images(whole - left + step) for step in range(left)]
+        sizes = {len(batch) for part in parts for batch in part}
+        assert min(sizes) >= min(2, batch_size)
+        together = sorted([*seen, *chain(*steps)])
+        assert len(set(together)) == len(together) == images - (later == 1 and (images - len(seen)) % batch_size == 1)
+        after[0].sampler.set_epoch(4)
+        assert len(list(after[0])) == whole, "the next epoch is whole"
 
 
 class StoppedError(Exception):

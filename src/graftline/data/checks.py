@@ -23,6 +23,7 @@ from graftline.data.file_names import to_path
 from graftline.data.hashing import hash_texts
 from graftline.data.image_bytes import open_image, read_status
 from graftline.data.percentiles import spread
+from graftline.data.rows import is_repeated, read_parquet
 from graftline.errors import UnreachableError, UserError, first_line
 from graftline.execution import available_cores
 from graftline.files import atomic_file
@@ -59,6 +60,23 @@ Paths: TypeAlias = "Sequence[str] | pd.api.extensions.ExtensionArray"
 _TYPES = {name: "int64" if kind is int else "str" for name, kind in FileCheck.__annotations__.items()}
 
 
+def with_checks(images: pd.DataFrame, decoding: Decoding, workers: int, memory: Path) -> pd.DataFrame:
+    """Return images with what was found in the file of each: the fields of `FileCheck` that are not about the file.
+
+    Args:
+        images: with the column path, by which they are ordered; a file may be listed several times.
+        decoding: as in `check_images`, like the rest.
+        workers: number of threads.
+        memory: of earlier passes.
+    """
+    again = is_repeated(images["path"])
+    paths = images.loc[~again, "path"] if again.any() else images["path"]
+    checks = check_images(paths.array, decoding, workers, memory)
+    checks = checks.drop(columns=["path", "size", "modified", "changed"])
+    checks = checks.take(np.cumsum(~again) - 1) if again.any() else checks
+    return pd.concat([images, checks.set_axis(images.index)], axis=1)
+
+
 def check_images(paths: Paths, decoding: Decoding, workers: int, memory: Path) -> pd.DataFrame:
     """Check image files in parallel, with a progress bar.
 
@@ -75,7 +93,8 @@ def check_images(paths: Paths, decoding: Decoding, workers: int, memory: Path) -
     """
     key = f"{_FORMAT} {decoding} {PIL.__version__}"  # what else an answer depends on
     known = _recall(memory, key)
-    found, answers = [_table([])], list[FileCheck]()  # put away in tables, as a million tuples take a gigabyte
+    # put away in tables, as a million tuples take a gigabyte, and without the paths, which the caller has
+    found, answers = [_table([]).drop(columns="path")], list[FileCheck]()
     started, is_new, today = time.time_ns(), False, int(time.time() // _DAY)
     try:
         with (
@@ -90,7 +109,7 @@ def check_images(paths: Paths, decoding: Decoding, workers: int, memory: Path) -
                         answers += answer
                         advance(len(answer))
                     is_new |= any(earlier.get(one.path) is not one for one in answers)
-                    found.append(_table(answers))
+                    found.append(_table(answers).drop(columns="path"))
                     answers = []
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)  # on Ctrl-C, else the rest is worked through first
@@ -99,8 +118,9 @@ def check_images(paths: Paths, decoding: Decoding, workers: int, memory: Path) -
         is_new |= bool((known.seen[known.is_picked] < today - _RENEWED_DAYS).any())
         left = known.left(today - _KEPT_DAYS)
         del known  # a million rows take a quarter of a gigabyte each time
-        checks = pd.concat([*found, _table(answers)], ignore_index=True)
+        checks = pd.concat([*found, _table(answers).drop(columns="path")], ignore_index=True)
         found.clear()
+        checks.insert(0, "path", pd.Series(paths[: len(checks)], dtype="str"))
         if is_new:
             _remember(memory, key, left, checks.assign(seen=today), settled_before=started - _SETTLED_NS)
     return checks
@@ -188,7 +208,7 @@ class _Known:
 
 
 def _recall(memory: Path, key: str) -> _Known:
-    table = pd.read_parquet(memory) if memory.exists() else _table([])
+    table = read_parquet(memory) if memory.exists() else _table([])
     if table.attrs.get("key") != key:
         table = _table([])
     seen = table["seen"].to_numpy() if "seen" in table else np.full(len(table), int(time.time() // _DAY))
@@ -197,7 +217,8 @@ def _recall(memory: Path, key: str) -> _Known:
 
 def _remember(memory: Path, key: str, left: pd.DataFrame, found: pd.DataFrame, settled_before: int) -> None:
     """Keep sound files, as flawed ones are few and worth a second look, but none that was perhaps still written to."""
-    new = found[(found["flaw"] == "") & (found["changed"] < settled_before)]
+    is_kept = (found["flaw"] == "") & (found["changed"] < settled_before)
+    new = found if is_kept.all() else found[is_kept]
     table = new if left.empty else pd.concat([left, new], ignore_index=True)  # which copies both
     table.attrs["key"] = key
     with atomic_file(memory) as temporary:

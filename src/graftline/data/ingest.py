@@ -11,7 +11,7 @@ from typing import Literal
 
 import pandas as pd
 
-from graftline.data.checks import check_images
+from graftline.data.checks import with_checks
 from graftline.data.decisions import apply_decisions, find_decisions, read_decisions, warn_of_unmatched
 from graftline.data.decoding import MAX_PIXELS, PLAIN, DecodeSettings, Decoding
 from graftline.data.findings import FINDINGS_FILE, Finding, log_findings, write_findings
@@ -41,6 +41,7 @@ from graftline.data.review import (
     review_splits,
     undivided,
 )
+from graftline.data.rows import give_back_memory
 from graftline.data.sources.source import Source
 from graftline.data.split import Split
 from graftline.data.version import DatasetVersion, newest_version
@@ -165,8 +166,11 @@ class Ingest:
             check_classes(listing.class_names)
         with self._alone():
             parent = self.find_parent()
+            give_back_memory()
             listing = self._check(listing, parent)  # one name for all three, as each takes hundreds of bytes per image
+            give_back_memory()
             listing = self._divide(listing, parent, needed)
+            give_back_memory()
             yield listing
 
     def run_as_test(
@@ -346,13 +350,8 @@ class Ingest:
         settings = replace(self.decode, jpeg_side_px=None)  # each is looked at as a whole
         if settings.to_measure:
             settings = replace(settings, range=_ANY_RANGE)
-        rows, paths = pd.factorize(images["path"])
-        checks = check_images(
-            paths.array, Decoding(settings, self.max_pixels), self.workers, self._folder / "checked.parquet"
-        )
-        checks = checks.drop(columns=["path", "size", "modified", "changed"]).take(rows).set_axis(images.index)
-        checked = images.join(checks)
-        del checks, paths, rows  # of a million images, a third of a gigabyte
+        decoding = Decoding(settings, self.max_pixels)
+        checked = with_checks(images, decoding, self.workers, self._folder / "checked.parquet")
         images, invalid = drop_invalid(checked, self.min_side_px)
         losses = find_losses(checked, images)
         del checked

@@ -19,6 +19,9 @@ that goes and comes back counts as known.
 import numpy as np
 import pandas as pd
 
+from graftline.data.hashing import hash_texts
+from graftline.data.rows import named
+
 
 def inherit(images: pd.DataFrame, history: pd.DataFrame) -> tuple["pd.Series[str]", "pd.Series[bool]"]:
     """Find out which split each image inherits.
@@ -39,17 +42,16 @@ def inherit(images: pd.DataFrame, history: pd.DataFrame) -> tuple["pd.Series[str
     }
     was_trained_on = was_in["train"] | was_in["validation"]
     is_mixed = was_in["test"] & was_trained_on
-    split_of_unit = np.select(
-        [was_in["test"] & ~is_mixed, was_in["train"] & ~is_mixed, was_in["validation"] & ~is_mixed],
-        ["test", "train", "validation"],
-        "",
-    )
-    tested = set(history.loc[history["split"] == "test", "sha256"])
-    tested -= set(history.loc[history["split"].isin(["train", "validation"]), "sha256"])
-    stays = is_mixed[units] & images["sha256"].isin(tested).to_numpy()
-    splits = pd.Series(np.where(stays, "test", split_of_unit[units]), index=images.index, dtype="str")
-    leaves = pd.Series(is_mixed[units] & ~stays, index=images.index)
-    return splits.mask(splits == "", None), leaves
+    names = ["test", "train", "validation"]
+    split_of_unit = np.select([was_in[split] & ~is_mixed for split in names], np.arange(3, dtype=np.int8), np.int8(-1))
+    mixed = images.loc[is_mixed[units], "sha256"]
+    before = history[history["sha256"].isin(mixed)]
+    tested = set(before.loc[before["split"] == "test", "sha256"])
+    tested -= set(before.loc[before["split"].isin(["train", "validation"]), "sha256"])
+    stays = is_mixed[units]
+    stays[stays] = mixed.isin(tested).to_numpy()
+    splits = np.where(stays, np.int8(0), split_of_unit[units])
+    return named(splits, names, images.index), pd.Series(is_mixed[units] & ~stays, index=images.index)
 
 
 def number_units(images: pd.DataFrame) -> np.ndarray:
@@ -65,7 +67,7 @@ def number_units(images: pd.DataFrame) -> np.ndarray:
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    contents, _ = pd.factorize(images["sha256"])
+    contents, _ = pd.factorize(hash_texts(images["sha256"]))
     groups, _ = pd.factorize(images["group"])  # -1: none
     has_group = groups >= 0
     num_contents = contents.max(initial=-1) + 1

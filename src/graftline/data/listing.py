@@ -7,6 +7,7 @@ import pandas as pd
 from graftline.data.decisions import NO_DECISIONS
 from graftline.data.findings import Finding
 from graftline.data.further_columns import keep_few_valued
+from graftline.data.rows import sorted_by
 from graftline.data.version import DatasetVersion
 
 _COLUMNS = {"path": "str", "label": "str", "split": "str", "group": "str", "weight": "float32", "stratum": "str"}
@@ -46,6 +47,6 @@ class Listing:
             class_names = tuple(sorted(labels, key=int if all(map(str.isdecimal, labels)) else None))
         further = keep_few_valued(images.drop(columns=list(_COLUMNS), errors="ignore")).reset_index(drop=True)
         images = images.reindex(columns=list(_COLUMNS)).astype(_COLUMNS).reset_index(drop=True)
-        images = images.sort_values(["path", "label"])
+        images = sorted_by(images, ["path", "label"])
         further = further.loc[images.index].reset_index(drop=True)
         return cls(images.reset_index(drop=True), class_names, further)

@@ -22,11 +22,13 @@ from graftline.processes import end_with_parent
 __all__ = [
     "Batch",
     "Draw",
+    "DrawBatches",
     "DrawSampler",
     "ImageDataset",
     "Loaders",
     "UnreadableImageError",
     "decode_sample",
+    "draw_batches",
     "make_loader",
 ]
 
@@ -98,10 +100,9 @@ class ImageDataset(Dataset[Any]):
 class DrawSampler(Sampler[Draw]):
     """Sample the draws of one epoch, for one of ``world_size`` processes that take turns through the same order.
 
-    Every process gets the same number of draws, or those with more would wait for the others for ever. In order
-    (``shuffle=False``, evaluation) every image is needed: the first ones come again as padding, which ``is_padding``
-    tells apart. Shuffled (training), the last ``num_samples % world_size`` images sit the epoch out instead: no draw
-    comes twice, and the order of the next epoch has other images last. An epoch may have fewer images
+    In order (``shuffle=False``, evaluation) every process gets the same number of draws: the first ones come again as
+    padding, which ``is_padding`` tells apart. Shuffled (training) no draw comes twice, and some processes may have one
+    more than others; ``DrawBatches`` makes as many steps of them. An epoch may have fewer images
     (``set_epoch_images``): then it begins in the order where the one before has ended, and the next order follows.
 
     Args:
@@ -125,7 +126,7 @@ class DrawSampler(Sampler[Draw]):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
-        self._epoch_images = num_samples
+        self.epoch_images = num_samples  # of all processes
         self._skipped = (0, 0)  # in which epoch so many images of the common order are left out
 
     def set_epoch(self, epoch: int) -> None:
@@ -136,25 +137,33 @@ class DrawSampler(Sampler[Draw]):
         """Give each epoch so many images, of all processes together, or all if that is fewer."""
         assert self.shuffle
         assert images >= self.world_size
-        self._epoch_images = min(images, self.num_samples)
+        self.epoch_images = min(images, self.num_samples)
 
     def skip(self, images: int) -> None:
         """Leave out the first images of this epoch's order, common to all processes: they are done."""
         assert self.shuffle
         self._skipped = (self.epoch, images)
 
+    @property
+    def skipped(self) -> int:
+        """How many images of this epoch's order are left out."""
+        return self._skipped[1] if self._skipped[0] == self.epoch else 0
+
+    def share(self, images: int) -> int:
+        """Return how many of the next images of the order are this process's."""
+        return len(range(self.rank, images, self.world_size))
+
     def __len__(self) -> int:
         if self.shuffle:
-            return self._epoch_images // self.world_size
+            return self.share(self.epoch_images)
         return -(-self.num_samples // self.world_size)
 
     def indices(self) -> np.ndarray:
         """Return int64 (len(self),), or fewer after ``skip``: this process's images of the epoch in their order."""
-        first = self._skipped[1] if self._skipped[0] == self.epoch else 0
-        number = len(self) if first == 0 else max(0, self._epoch_images - first) // self.world_size
-        places: np.ndarray = first + self._place(np.arange(number))
+        number = self.share(self.epoch_images - self.skipped) if self.shuffle else len(self)
+        places: np.ndarray = self.skipped + self._place(np.arange(number))
         if self.shuffle:
-            return self._shuffled(self.epoch * self._epoch_images + places)
+            return self._shuffled(self.epoch * self.epoch_images + places)
         indices: np.ndarray = places % self.num_samples
         return indices
 
@@ -181,6 +190,81 @@ class DrawSampler(Sampler[Draw]):
         return position * self.world_size + self.rank
 
 
+class DrawBatches(Sampler[list[Draw]]):
+    """Sample the draws of one epoch in batches, as many for each process, or those with more would wait for ever.
+
+    In training each image of the epoch is in one batch of one process, and the batches of a step differ by one image at
+    most. What is left at the end of the order, where it has not two images for each process (one, if that is the size
+    of a batch), is no step of its own but makes the batches of the step before larger: no batch is empty, and none a
+    single image, of which BatchNorm can make no statistics. A process that is alone leaves a single image out.
+
+    Args:
+        sampler: gives the order of each epoch.
+        batch_size: B, per process.
+    """
+
+    def __init__(self, sampler: DrawSampler, batch_size: int) -> None:
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self._skipped = (0, 0)  # in which epoch so many steps are done
+
+    @property
+    def images_per_step(self) -> int:
+        """Of all processes together."""
+        return self.batch_size * self.sampler.world_size
+
+    def skip(self, images: int, steps: int) -> None:
+        """Leave out what is done of this epoch: so many images of the order, in so many of its ``len(self)`` steps."""
+        assert self.steps(self.sampler.epoch_images - images) > 0 or images == 0
+        self.sampler.skip(images)
+        self._skipped = (self.sampler.epoch, steps)
+
+    def steps(self, images: int) -> int:
+        """Return how many steps so many images, at the end of an order, are enough for."""
+        steps, rest = divmod(images, self.images_per_step)
+        return steps + (rest >= min(2, self.batch_size) * self.sampler.world_size)
+
+    def step_images(self, step: int) -> int:
+        """Return how many images, of all processes together, a step of this epoch's ``len(self)`` has in training."""
+        steps, images = self._rest()
+        done = self._skipped[1] if self._skipped[0] == self.sampler.epoch else 0
+        is_last = step - done == steps - 1
+        return images - (steps - 1) * self.images_per_step if is_last else self.images_per_step
+
+    def indices(self) -> tuple[np.ndarray, list[int]]:
+        """Return this process's images of the epoch in their order, and how many of them each batch has."""
+        indices = self.sampler.indices()
+        if not self.sampler.shuffle:
+            return indices, [min(self.batch_size, len(indices) - at) for at in range(0, len(indices), self.batch_size)]
+        steps, images = self._rest()
+        own, before = self.sampler.share(images), (steps - 1) * self.batch_size
+        return indices[:own], [self.batch_size] * (steps - 1) + [own - before]
+
+    def _rest(self) -> tuple[int, int]:
+        """Return how many steps are left of this epoch, and how many images in them, of all processes together."""
+        images = self.sampler.epoch_images - self.sampler.skipped
+        steps = max(1, self.steps(images))
+        return steps, min(images, steps * self.batch_size) if self.sampler.world_size == 1 else images
+
+    def __len__(self) -> int:
+        if self.sampler.shuffle:
+            return max(1, self.steps(self.sampler.epoch_images))
+        return -(-len(self.sampler) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        indices, sizes = self.indices()
+        epoch, first = self.sampler.epoch, 0
+        for size in sizes:
+            yield [Draw(epoch, index) for index in indices[first : first + size].tolist()]
+            first += size
+
+
+def draw_batches(loader: DataLoader[Batch]) -> DrawBatches:
+    """Return what gives a loader its batches."""
+    assert isinstance(loader.batch_sampler, DrawBatches)
+    return loader.batch_sampler
+
+
 def make_loader(
     samples: Samples,
     transform: Transform,
@@ -191,10 +275,9 @@ def make_loader(
     workers: int,
     rank: int = 0,
     world_size: int = 1,
-    drop_last: bool = False,
     pin_memory: bool = False,
 ) -> DataLoader[Batch]:
-    """Return the loader of a split; its ``sampler`` is a ``DrawSampler``.
+    """Return the loader of a split; its ``batch_sampler`` is a ``DrawBatches``.
 
     Args:
         samples: the split.
@@ -205,16 +288,13 @@ def make_loader(
         workers: worker processes; 0 decodes in this one.
         rank: number of this process under distributed training.
         world_size: number of processes under distributed training.
-        drop_last: whether to leave out the last batch when it is not full.
         pin_memory: whether batches go to a GPU, which copies them from page-locked memory without waiting.
     """
     sampler = DrawSampler(len(samples.paths), shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
     return DataLoader(
         ImageDataset(samples, transform),
-        batch_size=batch_size,
-        sampler=sampler,
+        batch_sampler=DrawBatches(sampler, batch_size),
         num_workers=workers,
-        drop_last=drop_last,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         worker_init_fn=_start_worker,

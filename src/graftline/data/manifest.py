@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from graftline.data.decoding import Decoding
+from graftline.data.rows import order_by
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("path", "label", "split", "group", "weight", "stratum", "sha256", "width", "height")
@@ -24,9 +25,10 @@ def count_images(manifest: pd.DataFrame, class_names: tuple[str, ...]) -> dict[s
 
 def digest_splits(table: pd.DataFrame) -> dict[str, str]:
     """Return 16 hex digits for each split of a table with columns split, sha256 and label."""
+    order, columns = order_by(table, ["sha256", "label"]), table[["sha256", "label"]]
     digests = {}
     for split in SPLITS:
-        rows = table.loc[table["split"] == split, ["sha256", "label"]].sort_values(["sha256", "label"])
+        rows = columns.take(order[(table["split"] == split).to_numpy()[order]])
         digests[split] = _hash([], rows.itertuples(index=False, name=None))
     return digests
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from graftline.augment.draw import Draw, InTwoSteps, PreparedTransform
 from graftline.data.image_memory import Pictures
-from graftline.data.loaders import Batch, DrawSampler, ImageDataset, decode_sample
+from graftline.data.loaders import Batch, DrawBatches, DrawSampler, ImageDataset, decode_sample
 from graftline.data.version import Samples
 
 
@@ -28,9 +28,7 @@ class PictureLoader(DataLoader[Batch]):
         samples: the split.
         transform: makes the network's input of a decoded image; each thread has a copy of it.
         pictures: those of the split, which are put in as they are decoded.
-        sampler: gives the order of each epoch.
-        batch_size: B.
-        drop_last: whether to leave out the last batch when it is not full.
+        batches: which images, and in which order.
         threads: that work on a batch.
     """
 
@@ -39,34 +37,29 @@ class PictureLoader(DataLoader[Batch]):
         samples: Samples,
         transform: PreparedTransform,
         pictures: Pictures,
-        sampler: DrawSampler,
+        batches: DrawBatches,
         *,
-        batch_size: int,
-        drop_last: bool,
         threads: int,
     ) -> None:
         self._samples = samples
         self._pictures = pictures
-        self._order = sampler
+        self._batches = batches
         self._threads = threads
         self._local = _OfThread(transform)
         weights = np.ones(len(samples.labels), np.float32) if samples.weights is None else samples.weights
         self._weights = torch.tensor(weights)
         self._labels = torch.tensor(samples.labels)
         dataset = ImageDataset(samples, InTwoSteps(transform))
-        super().__init__(dataset, batch_size=batch_size, sampler=sampler, drop_last=drop_last)
+        super().__init__(dataset, batch_sampler=batches)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch promises an iterator of its own class
         """Return the batches of one epoch."""
-        assert self.batch_size is not None
         if (cv2 := sys.modules.get("cv2")) is not None:
             cv2.setNumThreads(0)  # our threads take all cores already
-        order = torch.from_numpy(self._order.indices())
-        epoch = self._order.epoch
+        order, sizes = self._batches.indices()
+        epoch = self._batches.sampler.epoch
         with ThreadPoolExecutor(self._threads) as pool:
-            for index in torch.split(order, self.batch_size):
-                if self.drop_last and len(index) < self.batch_size:
-                    return
+            for index in torch.split(torch.from_numpy(order), sizes):
                 images = list(pool.map(self._image, (Draw(epoch, row) for row in index.tolist())))
                 yield {
                     "image": torch.from_numpy(np.stack(images)),
@@ -103,7 +96,6 @@ def picture_loader(
     threads: int,
     rank: int = 0,
     world_size: int = 1,
-    drop_last: bool = False,
 ) -> PictureLoader:
     """Return the loader of a split that keeps its images.
 
@@ -117,9 +109,6 @@ def picture_loader(
         threads: that work on a batch.
         rank: number of this process.
         world_size: number of processes.
-        drop_last: whether to leave out the last batch when it is not full.
     """
     sampler = DrawSampler(len(samples.paths), shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
-    return PictureLoader(
-        samples, transform, pictures, sampler, batch_size=batch_size, drop_last=drop_last, threads=threads
-    )
+    return PictureLoader(samples, transform, pictures, DrawBatches(sampler, batch_size), threads=threads)

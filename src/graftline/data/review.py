@@ -6,7 +6,7 @@ Those that take images out return the rest of the table beside their findings.
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +16,11 @@ from PIL import Image
 
 from graftline.data.decoding import DEEPEST
 from graftline.data.findings import Finding, from_rows, summarize
+from graftline.data.hashing import hash_texts
 from graftline.data.listing import Listing
 from graftline.data.manifest import SPLITS
 from graftline.data.readers import EXTENSIONS
+from graftline.data.rows import is_copied, is_repeated
 from graftline.errors import UserError
 from graftline.words import join_names
 
@@ -30,6 +32,7 @@ _PURPOSES = {
     "test": "its scores are of them",
 }
 _PLACEHOLDERS = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "nat", "null", "?", "-"})  # programs' and people's
+_AT_ONCE = 10_000  # rows whose names are looked into, which takes many times their room
 _MANY = 0.5  # of the images of a class: losing that many is no accident any more
 
 
@@ -79,10 +82,15 @@ def explain_single_class(images: pd.DataFrame, name: str) -> str:
 def find_wrong_extensions(images: pd.DataFrame) -> list[Finding]:
     """Find files whose extension tells another format than their content has; the content decides."""
     formats = {**Image.registered_extensions(), ".mpo": "JPEG", **EXTENSIONS}
+    parts = (images.iloc[start : start + _AT_ONCE] for start in range(0, len(images), _AT_ONCE))
+    wrong = pd.concat([part[_has_wrong_extension(part, formats)] for part in parts] or [images])
+    return from_rows("wrong_extension", wrong, _text(wrong, "it is {format}"))
+
+
+def _has_wrong_extension(images: pd.DataFrame, formats: Mapping[str, str]) -> "pd.Series[bool]":
     content = images["format"].replace("MPO", "JPEG")  # phones name both .jpg
     extensions = images["path"].str.extract(r"(\.[^./]*)$", expand=False).str.lower()
-    wrong = images[extensions.map(formats) != content]
-    return from_rows("wrong_extension", wrong, _text(wrong, "it is {format}"))
+    return extensions.map(formats) != content
 
 
 def find_small_range(images: pd.DataFrame, limits: tuple[float, float] | None) -> list[Finding]:
@@ -102,10 +110,13 @@ def resolve_conflicts(images: pd.DataFrame, keep: bool) -> tuple[pd.DataFrame, l
 
     A file that is listed several times with one label and split is counted once.
     """
-    repeated = images.duplicated(["path", "label", "split"])
+    again = is_repeated(images["path"])  # they are ordered by path
+    several = again | np.append(again[1:], False)[: len(again)]
+    repeated = pd.Series(False, index=images.index)
+    repeated[several] = images.loc[several, ["path", "label", "split"]].duplicated()
     twice = from_rows("listed_twice", images[repeated], _text(images[repeated], "as {label}"))
     images = _without(images, repeated)
-    copies = images[images.duplicated("sha256", keep=False)]
+    copies = images[is_copied(images["sha256"])]
     copies = copies[copies.groupby("sha256")["label"].transform("nunique") > 1]
     named: dict[str, list[str]] = defaultdict(list)
     is_one_file = copies.groupby("sha256")["path"].transform("nunique") == 1
@@ -145,7 +156,8 @@ def find_moved(images: pd.DataFrame, history: pd.DataFrame) -> list[Finding]:
     Where a source moves them between test and what is trained on, a model of before has trained on what is tested, or
     was tested on what is trained on now.
     """
-    was_in = {split: images["sha256"].isin(history.loc[history["split"] == split, "sha256"]) for split in SPLITS}
+    now, before = hash_texts(images["sha256"]), hash_texts(history["sha256"])
+    was_in = {split: pd.Series(np.isin(now, before[history["split"] == split]), images.index) for split in SPLITS}
     was_trained = was_in["train"] | was_in["validation"]
     is_test = images["split"] == "test"
     is_across = (is_test & was_trained) | (~is_test & was_in["test"])
@@ -162,7 +174,7 @@ def remove_leaks(images: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
 
     Copies within one split stay: they weigh an image, they do not leak it.
     """
-    copies = images[images.duplicated("sha256", keep=False)]
+    copies = images[is_copied(images["sha256"])]
     guarded = copies["split"].map({split: index for index, split in enumerate(SPLITS)})
     copies = copies.loc[guarded.sort_values(ascending=False, kind="stable").index]  # test, validation, train
     copies = copies.join(copies.groupby("sha256")[["path", "split"]].transform("first").add_prefix("first_"))

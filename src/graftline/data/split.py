@@ -12,6 +12,7 @@ import pandas as pd
 
 from graftline.data.inherit import inherit, number_units
 from graftline.data.manifest import SPLITS
+from graftline.data.rows import named
 from graftline.errors import UserError
 
 _USUAL_SHARES = {"train": 0.6, "validation": 0.15, "test": 0.25}
@@ -191,7 +192,7 @@ def draw(images: pd.DataFrame, shares: Mapping[str, float], seed: int) -> "pd.Se
         chosen[generator.permutation(rows)] = np.repeat(np.arange(len(fractions)), counts)
     _give_training_every_label(chosen, units, images["label"], is_new)
     _give_each_split_a_unit(chosen, units, images["label"], is_new, fractions)
-    return pd.Series(np.array(list(shares))[chosen], index=images.index, dtype="str")
+    return named(chosen, list(shares), images.index)
 
 
 def _rows_by(codes: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:

@@ -16,7 +16,8 @@ gains what that chain knows of departed images, and has the further columns of t
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -26,12 +27,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow.parquet as pq
 
 from graftline.data.decisions import NO_DECISIONS
 from graftline.data.decoding import PLAIN, Decoding
 from graftline.data.departed import HISTORY_COLUMNS
 from graftline.data.further_columns import COLUMNS_FILE
+from graftline.data.hashing import hash_rows, hash_texts
 from graftline.data.manifest import SPLITS, count_images, digest_splits
+from graftline.data.rows import read_parquet
 from graftline.errors import UserError
 
 FORMAT = 2  # raise it when the files' layout changes; format 1 had no parent, split digests and departed images
@@ -160,8 +164,9 @@ class DatasetVersion:
         rows = [self._columns(list(HISTORY_COLUMNS))]
         if self.summary.get("departed", 0) > 0:  # without the file, an image that comes back could change its split
             rows.append(self._read("departed.parquet"))
-        history: pd.DataFrame = pd.concat(rows, ignore_index=True).drop_duplicates(ignore_index=True)
-        return history
+        history: pd.DataFrame = pd.concat(rows, ignore_index=True)
+        again = pd.Series(hash_rows(history)).duplicated()
+        return history[~again].reset_index(drop=True) if again.any() else history
 
     def decisions(self) -> pd.DataFrame:
         """Return what people have decided on images, for this version or one that it grew from.
@@ -251,7 +256,12 @@ class DatasetVersion:
         Raises:
             UserError: the version has lost its manifest.
         """
-        return bool(sha256.isin(self._columns(["sha256"])["sha256"]).any())
+        wanted = hash_texts(sha256)
+        if (table := self.__dict__.get("_table")) is not None:
+            return bool(np.isin(hash_texts(table["sha256"]), wanted).any())
+        with self._found("manifest.parquet"), pq.ParquetFile(self.directory / "manifest.parquet") as manifest:
+            parts = (part.to_pandas()["sha256"] for part in manifest.iter_batches(columns=["sha256"]))
+            return any(np.isin(hash_texts(part), wanted).any() for part in parts)  # mostly the first one tells
 
     def groups(self, split: str) -> list[str]:
         """Return a name for what each image of a split must stay together with, in the order of ``samples``.
@@ -334,8 +344,14 @@ class DatasetVersion:
         return self._read("manifest.parquet", names) if table is None else table[names]
 
     def _read(self, name: str, columns: list[str] | None = None) -> pd.DataFrame:
+        with self._found(name):
+            return read_parquet(self.directory / name, columns)
+
+    @contextmanager
+    def _found(self, name: str) -> Iterator[None]:
+        """Say during the block that a file is lost where it is not found."""
         try:
-            return pd.read_parquet(self.directory / name, columns=columns)
+            yield
         except FileNotFoundError as error:
             raise UserError(f"{self.directory} has lost its {name}: restore it, or remove the folder.") from error
 

@@ -16,6 +16,7 @@ from graftline.data.departed import find_departed, write_departed
 from graftline.data.further_columns import COLUMNS_FILE, write_columns
 from graftline.data.manifest import COLUMNS, count_images, digest_manifest, digest_splits
 from graftline.data.references import find_url
+from graftline.data.rows import sorted_by
 from graftline.data.version import FORMAT, DatasetVersion, newest_version
 from graftline.files import atomic_directory, write_json
 
@@ -88,7 +89,7 @@ def write_version(
 def _make_manifest(table: pd.DataFrame, root: str) -> tuple[pd.DataFrame, np.ndarray]:
     """Return the manifest of a table's images, whose paths lie below ``root``, and which row of it each is."""
     manifest = table.loc[:, list(COLUMNS)].assign(path=table["path"].str.slice(len(os.path.join(root, ""))))  # noqa: PTH118 (a prefix)
-    manifest = manifest.reset_index(drop=True).sort_values(["path", "label"])
+    manifest = sorted_by(manifest.reset_index(drop=True), ["path", "label"])
     return manifest.reset_index(drop=True).astype({"weight": "float32"}), manifest.index.to_numpy()
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from graftline.data.loaders import Batch, DrawSampler
+from graftline.data.loaders import Batch, DrawBatches, DrawSampler
 from graftline.data.version import Samples
 from graftline.features.activation_table import GatheredRows, Matrix
 
@@ -27,20 +27,16 @@ class ActivationLoader(DataLoader[Batch]):
     Args:
         views: matrices (N, F); epoch ``e`` reads ``views[e % len(views)]``.
         samples: the N images that the activations belong to.
-        sampler: gives the order of each epoch.
-        batch_size: B.
-        drop_last: whether to leave out the last batch when it is not full.
+        batches: which images, and in which order.
     """
 
-    def __init__(
-        self, views: Sequence[Matrix], samples: Samples, sampler: DrawSampler, batch_size: int, drop_last: bool
-    ) -> None:
+    def __init__(self, views: Sequence[Matrix], samples: Samples, batches: DrawBatches) -> None:
         self._labels = torch.tensor(samples.labels)
         weights = np.ones(len(samples.labels), np.float32) if samples.weights is None else samples.weights
         self._weights = torch.tensor(weights)
-        self._order = sampler
+        self._batches = batches
         self._on_disk = views
-        super().__init__(TensorDataset(self._labels), batch_size=batch_size, sampler=sampler, drop_last=drop_last)  # type: ignore[arg-type]  # only its length is asked for
+        super().__init__(TensorDataset(self._labels), batch_sampler=batches)  # type: ignore[arg-type]  # only its length is asked for
 
     @cached_property
     def _views(self) -> Sequence[Tensor | GatheredRows]:
@@ -49,13 +45,11 @@ class ActivationLoader(DataLoader[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch promises an iterator of its own class
         """Return the batches of one epoch."""
-        assert self.batch_size is not None
-        order = torch.from_numpy(self._order.indices())
-        if self.drop_last:
-            order = order[: len(order) // self.batch_size * self.batch_size]
-        view = self._views[self._order.epoch % len(self._views)]
+        indices, sizes = self._batches.indices()
+        order = torch.from_numpy(indices)
+        view = self._views[self._batches.sampler.epoch % len(self._views)]
         parts = (order, self._labels[order], self._weights[order])
-        for index, labels, weights in zip(*(torch.split(part, self.batch_size) for part in parts), strict=True):
+        for index, labels, weights in zip(*(torch.split(part, sizes) for part in parts), strict=True):
             yield {"image": _rows(view, index).float(), "label": labels, "weight": weights, "index": index}
 
 
@@ -68,7 +62,6 @@ def activation_loader(
     seed: int,
     rank: int = 0,
     world_size: int = 1,
-    drop_last: bool = False,
 ) -> ActivationLoader:
     """Return a loader of cached activations that stands where one of images would.
 
@@ -80,10 +73,9 @@ def activation_loader(
         seed: of the order of the images.
         rank: number of this process.
         world_size: number of processes.
-        drop_last: whether to leave out the last batch when it is not full.
     """
     sampler = DrawSampler(len(samples.labels), shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
-    return ActivationLoader(views, samples, sampler, batch_size, drop_last)
+    return ActivationLoader(views, samples, DrawBatches(sampler, batch_size))
 
 
 def _in_memory(views: Sequence[Matrix]) -> list[Tensor | GatheredRows]:

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from timm.data import Mixup
 from torch import Tensor, nn
 
-from graftline.data.loaders import Batch
+from graftline.data.loaders import Batch, draw_batches
 from graftline.freezing.plan import set_frozen_eval
 from graftline.training.groups import Layers, learning_rates, make_optimizer
 from graftline.training.memory_format import avoid_copies, memory_format
@@ -159,14 +159,21 @@ class GraftModule(pl.LightningModule):
             target = target * by_class / weights.clamp_min(1e-12)[:, None]
         return weights * F.cross_entropy(logits, target, label_smoothing=smoothing, reduction="none")
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
-        """Return the loss of a training batch."""
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Return the loss of a training batch, such that the mean over all processes is that over a step's images."""
         inputs, target, weights = batch["image"], batch["label"], batch["weight"]
         if self._mixer is not None and len(inputs) > 1:
             inputs, target, weights = self._mixed(self._mixer, inputs, target, weights)
         step = self.step(inputs, target, weights, smoothing=self._label_smoothing)
         self.trained.add(len(inputs), loss=step.loss.detach() * len(inputs))
-        return step.loss
+        return step.loss * self._share(batch_index, len(inputs))
+
+    def _share(self, batch_index: int, size: int) -> float:
+        """Return how large a batch is beside the mean of those that all processes have in this step."""
+        if self.trainer.world_size == 1:
+            return 1.0
+        loader: Any = self.trainer.train_dataloader
+        return size * self.trainer.world_size / draw_batches(loader).step_images(batch_index)
 
     def _mixed(self, mixer: Mixup, inputs: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return mixed images (B, C, H, W), their soft labels (B, K) and weights (B,).
@@ -233,8 +240,9 @@ class GraftModule(pl.LightningModule):
         if self.trainer.world_size == 1:
             return torch.ones(size, device=self.device)
         loader: Any = self.trainer.val_dataloaders
-        first = batch_index * loader.batch_size
-        padding = [loader.sampler.is_padding(position) for position in range(first, first + size)]
+        batches = draw_batches(loader)
+        first = batch_index * batches.batch_size
+        padding = [batches.sampler.is_padding(position) for position in range(first, first + size)]
         return 1.0 - torch.tensor(padding, dtype=torch.float32, device=self.device)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

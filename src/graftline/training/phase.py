@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from graftline.backbones.single_image import check_single_image
-from graftline.data.loaders import DrawSampler, Loaders
+from graftline.data.loaders import Loaders, draw_batches
 from graftline.features.precision import MAX_CHANGE
 from graftline.files import write_json
 from graftline.freezing.check import FreezeCheck
@@ -174,9 +174,9 @@ def _loaders(source: TrainingSource, plan: FreezePlan) -> Loaders:
     """Return the loaders of training and validation images; a plan's part of an epoch is of whole steps."""
     training, validation = source.make_loaders()
     if plan.epoch_images is not None:
-        assert isinstance(training.sampler, DrawSampler)
-        step = source.setup.batch_size * source.setup.execution.world_size
-        training.sampler.set_epoch_images(max(1, round(plan.epoch_images / step)) * step)
+        batches = draw_batches(training)
+        steps = max(1, round(plan.epoch_images / batches.images_per_step))
+        batches.sampler.set_epoch_images(steps * batches.images_per_step)
     return training, validation
 
 

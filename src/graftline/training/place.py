@@ -1,8 +1,8 @@
 """Where in an epoch a checkpoint was made, so that a resume trains on each image of the rest once.
 
 The order of an epoch depends on seed and epoch only, and all processes take turns through it: so many images of it are
-done. A resume may have another number of processes, or images per step, and takes up the order there. As in any epoch,
-up to N - 1 images that cannot be divided by N processes sit it out: those at the end of the order.
+done. A resume may have another number of processes, or images per step, and takes up the order there. Where the rest is
+too little for a step, the last step of the epoch is done again, so that the epoch is judged.
 """
 
 import math
@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from graftline.data.loaders import Batch, DrawSampler
+from graftline.data.loaders import Batch, DrawBatches, draw_batches
 from graftline.training.fit_directory import FitDirectory
 
 KEY = "place"  # in a checkpoint
@@ -67,7 +67,7 @@ class EpochPlace(pl.Callback):
     """Keeps the place in each checkpoint, and takes up there.
 
     Args:
-        loader: of the training images; its sampler is a ``DrawSampler``.
+        loader: of the training images, by ``make_loader`` or one that stands for it.
     """
 
     def __init__(self, loader: DataLoader[Batch]) -> None:
@@ -85,9 +85,9 @@ class EpochPlace(pl.Callback):
         epoch, images, skipped = self._begun
         if epoch != trainer.current_epoch:
             images, skipped = 0, 0
-        so_far = images + (done - skipped) * self._images_per_batch
+        so_far = images + (done - skipped) * self._order.images_per_step
         steps = math.ceil(batches / trainer.accumulate_grad_batches)
-        place = Place(so_far if done < batches else 0, self._images_per_batch, steps)
+        place = Place(so_far if done < batches else 0, self._order.images_per_step, steps)
         checkpoint[KEY] = asdict(place)
 
     def on_load_checkpoint(
@@ -97,14 +97,13 @@ class EpochPlace(pl.Callback):
         checkpoint: dict[str, Any],
     ) -> None:
         """Tell sampler and loops where to take up, and the schedule where it stands."""
-        place, sampler, epoch = Place.read(checkpoint), self._sampler, int(checkpoint["epoch"])
+        place, sampler, epoch = Place.read(checkpoint), self._order.sampler, int(checkpoint["epoch"])
         if place is None or place.images == 0:
             sampler.set_epoch(epoch + 1)
         else:
             sampler.set_epoch(epoch)
-            done = self._done(trainer, place.images)
-            sampler.skip(done)
-            skipped = self._batches(trainer) - self._batches_left(trainer, done)
+            done, skipped = self._done(trainer, place.images)
+            self._order.skip(done, skipped)
             self._begun = epoch, done, skipped
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
             progress.update(
@@ -116,34 +115,22 @@ class EpochPlace(pl.Callback):
                 schedule["last_epoch"] = round(schedule["last_epoch"] * steps / place.steps_per_epoch)
 
     @property
-    def _sampler(self) -> DrawSampler:
-        assert isinstance(self._loader.sampler, DrawSampler)
-        return self._loader.sampler
-
-    @property
-    def _images_per_batch(self) -> int:
-        assert self._loader.batch_size is not None
-        return self._loader.batch_size * self._sampler.world_size
+    def _order(self) -> DrawBatches:
+        return draw_batches(self._loader)
 
     def _batches(self, trainer: pl.Trainer) -> int:
         """Return how many batches a whole epoch has for this process."""
         all_batches, limit = len(self._loader), trainer.limit_train_batches
         return min(all_batches, limit) if isinstance(limit, int) else int(all_batches * limit)
 
-    def _done(self, trainer: pl.Trainer, images: int) -> int:
-        """Return how many images of an epoch are done; a batch of one that was longer is left, so that it is judged."""
-        if images < len(self._sampler) * self._sampler.world_size:
-            return images
-        return (self._batches(trainer) - 1) * self._images_per_batch
-
-    def _batches_left(self, trainer: pl.Trainer, images: int) -> int:
-        """Return how many batches of an epoch, some of whose images are done, are left for this process."""
-        size = self._loader.batch_size
-        assert size is not None
-        world_size = self._sampler.world_size
-        most = min(self._batches(trainer) * size, len(self._sampler))
-        left = min(len(self._sampler.indices()), most - images // world_size)
-        return left // size if self._loader.drop_last else -(-left // size)
+    def _done(self, trainer: pl.Trainer, images: int) -> tuple[int, int]:
+        """Return how many images of an epoch are done, and how many of its batches; one is left at least."""
+        order, batches = self._order, self._batches(trainer)
+        is_limited = batches < len(self._loader)
+        end = batches * order.images_per_step if is_limited else order.sampler.epoch_images
+        if (left := order.steps(end - images)) > 0:
+            return images, batches - left
+        return (batches - 1) * order.images_per_step, batches - 1
 
 
 class TimedCheckpoint(pl.Callback):

@@ -141,12 +141,9 @@ class LiveSource:
         train, validation = setup.version.samples("train"), setup.version.samples("validation")
         if setup.execution.rank == 0:
             warn_of_small_cache(chain(train.paths, validation.paths))
-        training = self._loader(train, augment, shuffle=True, drop_last=_leaves_one(setup, len(train.paths)))
-        return training, self._loader(validation, plain, shuffle=False, drop_last=False)
+        return self._loader(train, augment, shuffle=True), self._loader(validation, plain, shuffle=False)
 
-    def _loader(
-        self, samples: Samples, transform: Augment | EvalTransform, *, shuffle: bool, drop_last: bool
-    ) -> DataLoader[Batch]:
+    def _loader(self, samples: Samples, transform: Augment | EvalTransform, *, shuffle: bool) -> DataLoader[Batch]:
         """Return a loader that keeps the images in memory, or one that decodes them in worker processes.
 
         On a CPU, workers and training have the same cores: each batch is made between two steps, by a thread per core.
@@ -159,7 +156,6 @@ class LiveSource:
             "seed": setup.seed,
             "rank": execution.rank,
             "world_size": execution.world_size,
-            "drop_last": drop_last,
         }
         if (pictures := self._pictures(samples, transform)) is not None:
             threads = max(1, execution.num_threads // execution.local_world_size)
@@ -263,8 +259,7 @@ class CachedSource:
             rank=setup.execution.rank,
             world_size=setup.execution.world_size,
         )
-        training = loader(views, train, shuffle=True, drop_last=_leaves_one(setup, len(train.paths)))
-        return training, loader([array], validation, shuffle=False)
+        return loader(views, train, shuffle=True), loader([array], validation, shuffle=False)
 
     def cache_change(self) -> float:
         """Return by how much a probability of the tail differs between activations (N, F) and a few images."""
@@ -372,9 +367,3 @@ class CachedSource:
             tail.eval()
             given = [tail(torch.from_numpy(array.take(some, axis=0)).float()) for some in rows]
             return np.concatenate([main_logits(one).numpy() for one in given])
-
-
-def _leaves_one(setup: TrainingSetup, images: int) -> bool:
-    """Tell whether an epoch's last batch would be a single image, of which BatchNorm can make no statistics."""
-    share = images // setup.execution.world_size
-    return share > 1 and share % setup.batch_size == 1
