@@ -357,7 +357,7 @@ class Ingest:
         losses = find_losses(checked, images)
         del checked
         findings = [*invalid, *losses, *find_wrong_extensions(images)]
-        warn_of_unmatched(self.decisions, before, images)
+        warn_of_unmatched(self.decisions, before, images, listing.class_names)
         images, decided = apply_decisions(images, decisions, listing.class_names)
         findings += decided
         images, conflicts = resolve_conflicts(images, keep=self.on_conflict == "keep")
