@@ -136,6 +136,7 @@ class LearningCurveStage:
                 "backbone": self.backbone.name,
                 "image_size_px": trunk.setup.graft.preprocessing.image_size[0],
                 "run_id": run.id,
+                "run_name": run.name,
                 "sizes": curve.sizes.tolist(),
                 "accuracy": [round(1 - error, 5) for error in curve.errors.tolist()],
                 "check_holds": curve.check.holds,
