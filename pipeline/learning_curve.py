@@ -107,6 +107,7 @@ class LearningCurveStage:
         self.tracking.check(self.data.dataset_name())
         self.backbone.check()
         self.cluster.check()
+        self.features.check()
         execution = Execution.local(self.accelerator)
         version = with_parent(self.data, self.tracking).run(("train", "validation")).version
         counts = {split: sum(classes.values()) for split, classes in version.counts().items()}

@@ -197,6 +197,8 @@ class Train:
             warn(f"features.views={self.features.views} is for cached activations: features=live leaves it alone.")
         if self.train.depth_seed is not None and not self._can_take_depth:
             warn(f"train.depth_seed={self.train.depth_seed} is for trials without minutes: it is left alone.")
+        if self.features.cache is not False and not isinstance(self.freeze, Nothing):
+            self.features.check()
         if self.minutes is not None:
             check_clock(self.trainer, execution)
         self._check_backbone()

@@ -196,7 +196,7 @@ def test_the_last_decision_counts(pets: Path) -> None:
 
 
 def test_decisions_on_numbers_hold_whatever_has_written_them(tmp_path: Path, make_folder: Any) -> None:
-    """A version of before kept 3.0, as a table with an empty cell had it; pandas writes the column suggested so, too."""
+    """A version of before kept 3.0, as a table with an empty cell had it; pandas writes such a column so, too."""
     root = make_folder(tmp_path / "digits", **{"3": 6, "4": 6})
     rows = (("3/000.png", "3", "", "drop"), ("3/001.png", "3.0", "4.0", "relabel"))
     decided = ingest(root, decisions=write(root, *rows)).version

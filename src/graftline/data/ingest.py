@@ -46,6 +46,7 @@ from graftline.data.split import Split
 from graftline.data.version import DatasetVersion, newest_version
 from graftline.data.version_writing import LOCK_FILE, TEST_SETS, write_version
 from graftline.errors import UserError
+from graftline.files import check_folder
 from graftline.locks import Lock
 
 logger = logging.getLogger(__name__)
@@ -250,6 +251,7 @@ class Ingest:
 
     def _check_settings(self) -> None:
         """Make sure that what is named is there, settings of decoding go together, and nothing is missing."""
+        check_folder(self._folder, "Ingest.directory")
         if self.parent != "newest":
             self.find_parent()  # it says what is wrong with it, as do decisions
         if self.decisions is not None:
