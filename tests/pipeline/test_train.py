@@ -297,7 +297,9 @@ def test_the_time_that_a_head_leaves_goes_to_the_whole_network(
     result = compose("train", [*lines.values(), f"backbone.file={weights}"]).run(tmp_path / "run")
     said = " ".join(capsys.readouterr().out.split())
     assert "all 6 layer groups below the head frozen" in said
-    assert re.search(r"Freeze: it has the time that the head alone leaves: nothing frozen, for \d+ s; ", said)
+    assert re.search(
+        r"Freeze: the time that the head alone leaves is for more of the network: nothing frozen, for \d+ s; ", said
+    )
     assert "nothing frozen, 1 epoch" not in said
     assert re.search(r"Best epoch \d of 2, trained: (head|all); saving the bundle", said)
     assert isinstance(result, TrainResult)
