@@ -1,5 +1,6 @@
 """Train: dataset version + backbone → freeze plan → fit → bundle → test → MLflow run → registered version."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -184,8 +185,8 @@ class Train:
 
     def check(self) -> Execution:
         """Find out now, not after the images were read, what can't go well: devices, weights, a server that is away."""
-        if self.minutes is not None and not self.minutes > 0:  # also catches NaN
-            raise UserError(f"Train.minutes is {self.minutes}, it must be above 0.")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:  # also catches NaN
+            raise UserError(f"Train.minutes is {self.minutes}, it must be above 0 and finite.")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"Train.seed is {self.seed}, it must be at least 0 and below 2^32.")
         self._wanted.check_shares()

@@ -310,3 +310,9 @@ def test_the_time_that_a_head_leaves_goes_to_the_whole_network(
     plan = read_description(result.bundle)["card"]["freeze_plan"]
     kept = "head" if plan["trained_parameters"] < 10_000 else "all"
     assert f"trained: {kept}; saving" in said, "the card says what was trained of the model that is kept"
+
+
+@pytest.mark.parametrize("minutes", ["inf", "nan", "0"])
+def test_a_time_that_is_none_is_refused_before_images_are_read(minutes: str) -> None:
+    with pytest.raises(UserError, match=r"^minutes is .*, it must be above 0 and finite\.$"):
+        compose("train", [f"minutes={minutes}", "data=folder", "data.path=nowhere"]).run()
