@@ -81,6 +81,7 @@ class AuditStage:
         require_cleanlab()
         self.backbone.check()
         self.cluster.check()
+        self.features.check()
         execution = Execution.local(self.accelerator)
         version = with_parent(self.data, self.tracking).run().version
         splits = [split for split in self.splits if any(version.counts()[split].values())]

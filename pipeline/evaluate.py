@@ -310,9 +310,9 @@ def _summarize(
     table: Sequence[tuple[str, str]],
 ) -> EvaluateResult:
     """Return what goes into ``result.json`` and into the table at the end: what all evaluations have, and more."""
-    common = {"dataset_digest": version.digest, "run_id": run.id, "worse_slices": slices.flagged}
+    common = {"dataset_digest": version.digest, "run_id": run.id, "run_name": run.name}
     return EvaluateResult(
-        facts={**common, **facts},
+        facts={**common, "worse_slices": slices.flagged, **facts},
         metrics=evaluation.metrics_json(),
         table=[("run", run.url or run.id), *table],
         evaluation=evaluation,

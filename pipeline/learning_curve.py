@@ -107,6 +107,7 @@ class LearningCurveStage:
         self.tracking.check(self.data.dataset_name())
         self.backbone.check()
         self.cluster.check()
+        self.features.check()
         execution = Execution.local(self.accelerator)
         version = with_parent(self.data, self.tracking).run(("train", "validation")).version
         counts = {split: sum(classes.values()) for split, classes in version.counts().items()}
@@ -136,6 +137,7 @@ class LearningCurveStage:
                 "backbone": self.backbone.name,
                 "image_size_px": trunk.setup.graft.preprocessing.image_size[0],
                 "run_id": run.id,
+                "run_name": run.name,
                 "sizes": curve.sizes.tolist(),
                 "accuracy": [round(1 - error, 5) for error in curve.errors.tolist()],
                 "check_holds": curve.check.holds,

@@ -106,6 +106,8 @@ class Predict:
         """
         out = Path(self.out).expanduser()
         check_folder(out, "Predict.out")
+        if self.monitor is not None:
+            check_folder(Path(self.monitor).expanduser(), "Predict.monitor")
         self.cluster.check()
         execution = (Execution.onnx if self.engine == "onnx" else Execution.local)(self.accelerator)
         model = open_model(self.model, self.tracking, self.engine, execution)

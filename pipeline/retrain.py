@@ -280,6 +280,7 @@ class Retrain:
             "ledger_line": verdict.line.number,
             "champion": verdict.challenger if verdict.promoted else verdict.champion,
             "run_id": run.id,
+            "run_name": run.name,
             "training_run_id": chosen.run_id,
             "start": chosen.start,
             "dataset_digest": now.version.digest,

@@ -49,8 +49,9 @@ class Shard:
 
     def run(self, directory: Path) -> StageResult:  # noqa: ARG002 - shards are for all runs
         """List the images and write those shards that are not there yet."""
-        out, start = Path(self.out).expanduser().absolute(), time.perf_counter()
+        out, start = Path(self.out).expanduser(), time.perf_counter()
         check_folder(out, "Shard.out")
+        out = out.absolute()
         listing = self.data.list_images()
         images, class_names = listing.images, listing.class_names
         if not listing.further.columns.empty:

@@ -1,5 +1,6 @@
 """Train: dataset version + backbone → freeze plan → fit → bundle → test → MLflow run → registered version."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -67,7 +68,7 @@ from graftline.training.recipe import Recipe
 from graftline.training.results import TrainingResult
 from graftline.training.setup import TrainingSetup
 from graftline.training.sharding import check_sharding
-from graftline.training.trainer import check_optimizer, check_trainer, make_execution
+from graftline.training.trainer import check_optimizer, check_trainer, make_execution, own_epochs
 from graftline.training.training_source import TrainingSource
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
@@ -184,19 +185,21 @@ class Train:
 
     def check(self) -> Execution:
         """Find out now, not after the images were read, what can't go well: devices, weights, a server that is away."""
-        if self.minutes is not None and not self.minutes > 0:  # also catches NaN
-            raise UserError(f"Train.minutes is {self.minutes}, it must be above 0.")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:  # also catches NaN
+            raise UserError(f"Train.minutes is {self.minutes}, it must be above 0 and finite.")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"Train.seed is {self.seed}, it must be at least 0 and below 2^32.")
         self._wanted.check_shares()
         self.cluster.check()
         check_optimizer(self.optim)
-        execution = check_trainer(self.trainer)
+        execution = check_trainer(self.trainer, resumed=self.train.resume is not None)
         check_sharding(self.trainer, self.train)
         if self.features.cache is False and self.features.views > 0:
             warn(f"features.views={self.features.views} is for cached activations: features=live leaves it alone.")
         if self.train.depth_seed is not None and not self._can_take_depth:
             warn(f"train.depth_seed={self.train.depth_seed} is for trials without minutes: it is left alone.")
+        if self.features.cache is not False and not isinstance(self.freeze, Nothing):
+            self.features.check()
         if self.minutes is not None:
             check_clock(self.trainer, execution)
         self._check_backbone()
@@ -306,7 +309,7 @@ class Train:
         Raises:
             UserError: they do not suffice for a pass of the network over all images, or a training without one.
         """
-        if self.minutes is None:
+        if self.minutes is None or own_epochs(self.trainer) == 0:  # what is done is kept as it is
             return None
         deadline = began + 60 * self.minutes - end_seconds(setup)
         freezes = not isinstance(self.freeze, Nothing)
@@ -336,7 +339,10 @@ class Train:
         )
 
     def _listen(self, run: "Run", files: RunDirectory) -> LoggedEvents:
-        return LoggedEvents(run, files.augmentation)
+        ending = (f"train.resume={run.id}", "trainer.max_epochs=0")
+        return LoggedEvents(
+            run, files.augmentation, end_by=files.command(program(), "train", *ending, group=TRACKED_AT)
+        )
 
     def _save_bundle(
         self, setup: TrainingSetup, decision: FreezeDecision, trained: TrainingResult, files: RunDirectory

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from graftline.console import console, logged, print_facts, say
 from graftline.errors import UserError, first_line
-from graftline.files import write_json, write_text
+from graftline.files import check_folder, write_json, write_text
 from graftline.locks import Lock
 from graftline.pipeline.cli.build import build
 from graftline.pipeline.cli.gather import LIST, gather
@@ -99,6 +99,7 @@ class ComposedStage:
         directory = directory or self.directory
         with worded(self.config, self.overrides), ExitStack() as held:
             with self._failure_told(directory):
+                check_folder(directory, "hydra.run.dir")
                 held.enter_context(_claimed(directory))
                 held.enter_context(logged(directory / "log.txt"))
                 files = self._write_files(directory)
@@ -127,7 +128,9 @@ class ComposedStage:
         """Let a retraining, which nobody watches, tell that it cannot begin, as on a full disk."""
         try:
             yield
-        except OSError as error:
+        except DirectoryInUseError:
+            raise
+        except (OSError, UserError) as error:
             if self.name == "retrain":
                 stage: Any = self.stage  # a `Retrain`, which this package does not import
                 stage.tell_failure(error, directory)

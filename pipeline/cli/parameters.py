@@ -67,7 +67,7 @@ def wanted_type(hint: Any, value: Any) -> str | None:
     try:
         is_right = _is_same_kind(value, _adapter(hint).validate_python(value))
     except (ValidationError, SchemaError):  # SchemaError: a protocol, which no plain value fulfils
-        is_right = isinstance(value, dict) and not _takes_mapping(hint)  # it may be the node of a class
+        is_right = isinstance(value, dict) and _takes_object(hint)  # it may be the node of a class
     return None if is_right else _in_words(hint)
 
 
@@ -78,8 +78,16 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
         return TypeAdapter(hint)
 
 
-def _takes_mapping(hint: Any) -> bool:
-    return any(typing.get_origin(one) is Mapping for one in (hint, *typing.get_args(hint)))
+def _takes_object(hint: Any) -> bool:
+    """Tell whether a type has values beyond numbers, text, lists and mappings.
+
+    >>> _takes_object(int | None), _takes_object(slice | None)
+    (False, True)
+    """
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(map(_takes_object, typing.get_args(hint)))
+    return origin not in (typing.Literal, Mapping, Sequence, list) and hint not in (bool, int, float, str, type(None))
 
 
 def _is_same_kind(value: Any, validated: Any) -> bool:

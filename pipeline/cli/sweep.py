@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from graftline.console import logged, print_table, say
 from graftline.errors import find_cause
+from graftline.files import check_folder
 from graftline.pipeline.cli.composed_stage import ComposedStage, DirectoryInUseError
 from graftline.pipeline.cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_MISTAKE, Outcome, report_error
 from graftline.pipeline.cli.ray_sweep import ray_cluster_of, run_spread
@@ -39,6 +40,7 @@ def run_all(jobs: Sequence[ComposedStage]) -> int:
     directory = jobs[0].directory.parent
     with worded(jobs[0].config, jobs[0].overrides):
         ray_cluster = _cluster_of(jobs)
+    check_folder(directory, "hydra.run.dir")
     directory.mkdir(parents=True, exist_ok=True)
     with logged(directory / "log.txt"):
         try:

@@ -10,6 +10,7 @@ from typing import Any
 from graftline.console import say, warn
 from graftline.data.version import DatasetVersion
 from graftline.errors import UserError, first_line
+from graftline.evaluation.comparison import require_same_classes
 from graftline.evaluation.predictions import ALL, Predictions, predict_split
 from graftline.execution import Accelerator, Execution
 from graftline.pipeline.bundles.source import REGISTERED, RUN, open_bundle
@@ -163,6 +164,7 @@ class CommonTest(Mapping[str, Predictions]):
             self._refuse_seen_images(contender, predictor.card, version)
         except UserError as error:
             raise UserError(f"{why}, and it cannot be tested on those now: {first_line(error)}.") from error
+        require_same_classes(contender.name, predictor.class_names, self.holder.name, test.class_names)
         say(f"{why}: {bundle} classifies those now.")
         found = predict_split(replace(predictor, decoding=version.decoding), version, self._split)
         self.classified[name] = replace(found, split=test.split)

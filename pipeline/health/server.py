@@ -1,6 +1,5 @@
 """The tracking server: is it there, which version, does it let us in, and does its clock agree with ours."""
 
-import os
 import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
@@ -31,9 +30,6 @@ def check_tracking(tracking: Tracking) -> Iterator[Finding]:
     file = sqlite_file(uri)
     if file is not None and not file.exists():
         check_folder(file.parent, "Tracking.uri")
-        nearest = next(one for one in file.parents if one.exists())
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise UserError(f"Tracking.uri is {store_name(uri)}, but {nearest} cannot be written to: choose another.")
         yield ok("tracking", f"{store_name(uri)}, which the first run makes")
         return
     tracking.check()

@@ -1,5 +1,6 @@
 """Settings that a training refuses once torch is loaded: plain numbers, which are looked at before anything is read."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,5 +32,5 @@ def require_numbers(trainer: Node, optim: Node, evaluation: Node, seed: int, min
     Evaluation(**{name: evaluation[name] for name in ("resamples", "batch_size", "seed") if name in evaluation})
     if not 0 <= seed < 2**32:
         raise UserError(f"seed is {seed}, it must be at least 0 and below 2^32.")
-    if minutes is not None and not minutes > 0:  # also catches NaN
-        raise UserError(f"minutes is {minutes}, it must be above 0.")
+    if minutes is not None and not 0 < minutes < math.inf:  # also catches NaN
+        raise UserError(f"minutes is {minutes}, it must be above 0 and finite.")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from graftline.errors import UserError, writing
+from graftline.errors import UserError, no_room, writing
 
 
 @contextmanager
@@ -34,18 +34,29 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def check_folder(path: Path, argument: str) -> None:
-    """Make sure that a path is a folder or can become one.
+    """Make sure that a path is a folder or can become one, and that files can be written there.
 
     Args:
         path: the folder.
         argument: what it was given as, as in ``Class.argument``.
 
     Raises:
-        UserError: it, or what stands where a folder above it would, is no folder.
+        UserError: it, or what stands where a folder above it would, is no folder, or nothing can be written there.
     """
-    nearest = next((one for one in (path, *path.parents) if os.path.lexists(one)), None)
-    if nearest is not None and not nearest.is_dir():
+    if str(path) == "-":
+        raise UserError(f"{argument} is -, but nothing is written to standard output: choose a folder.")
+    nearest = next(one for one in (path, *path.parents) if os.path.lexists(one))
+    if not nearest.is_dir():
         raise UserError(f"{argument} is {path}, but {nearest} is no folder: move it away, or choose another folder.")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".", dir=nearest):  # the rights alone do not tell
+            return
+    except OSError as error:
+        if no_room(error) is not None:
+            raise
+        raise UserError(
+            f"{argument} is {path}, where nothing can be written ({error.strerror}): allow it, or choose another."
+        ) from error
 
 
 def check_replaceable(path: Path, argument: str, *, is_folder: bool) -> None:

@@ -9,8 +9,10 @@ import pytest
 
 from graftline.data.decisions import COLUMNS, join_decisions, read_decisions
 from graftline.data.ingest import Ingest, IngestResult
+from graftline.data.old_versions import knows_all_of
 from graftline.data.sources.folder import Folder
 from graftline.data.split import Split
+from graftline.data.version import DatasetVersion
 from graftline.errors import UserError
 from graftline.files import sha256_file
 
@@ -191,3 +193,26 @@ def test_the_last_decision_counts(pets: Path) -> None:
     first = read_decisions(Path(write(pets, ("cat/000.png", "cat", "dog", "relabel"))))
     second = read_decisions(Path(write(pets, ("cat/000.png", "cat", "dog", "keep"))))
     assert join_decisions(first, second)["decision"].tolist() == ["keep"]
+
+
+def test_decisions_on_numbers_hold_whatever_has_written_them(tmp_path: Path, make_folder: Any) -> None:
+    """A version of before kept 3.0, as a table with an empty cell had it; pandas writes such a column so, too."""
+    root = make_folder(tmp_path / "digits", **{"3": 6, "4": 6})
+    rows = (("3/000.png", "3", "", "drop"), ("3/001.png", "3.0", "4.0", "relabel"))
+    decided = ingest(root, decisions=write(root, *rows)).version
+    assert decided.decisions()["label"].tolist() == ["3", "3"]
+    kept = decided.directory / "decisions.parquet"
+    pd.read_parquet(kept).replace({"3": "3.0", "4": "4.0"}).to_parquet(kept)
+    old = DatasetVersion.load(decided.directory)
+    assert set(old.decisions()["label"]) == {"3.0"}
+    (root / "4/005.png").unlink()
+    after = ingest(root)
+    assert {"3/000.png", "3/001.png"} & set(labels(after)) == {"3/001.png"}
+    assert labels(after)["3/001.png"] == "4"
+    assert knows_all_of(after.version, old), "prune may remove it"
+
+
+def test_a_class_may_be_called_3_0(tmp_path: Path, make_folder: Any) -> None:
+    root = make_folder(tmp_path / "releases", **{"3": 6, "3.0": 6})
+    after = ingest(root, decisions=write(root, ("3.0/000.png", "3.0", "", "drop"), ("3/000.png", "3.0", "", "drop")))
+    assert {"3.0/000.png", "3/000.png"} - set(labels(after)) == {"3.0/000.png"}

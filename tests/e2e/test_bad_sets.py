@@ -52,12 +52,16 @@ def test_one_class_that_is_left_ends_in_a_sentence_before_anything_slow(workplac
     assert "Traceback" not in ran.output
 
 
-def test_hundreds_of_classes_go_through_a_whole_training(workplace: Workplace, tmp_path: Path) -> None:
-    write_images(tmp_path / "images", {f"part {number:03}": 4 for number in range(200)}, px=8)
+def test_a_thousand_classes_go_through_a_whole_training(workplace: Workplace, tmp_path: Path) -> None:
+    write_images(tmp_path / "images", {f"part {number:04}": 3 for number in range(1000)}, px=8)
     ran = workplace.run("train", "data=folder", f"data.path={tmp_path / 'images'}", *TINY, "trainer.max_epochs=1")
     assert ran.code == 0, ran.output
-    assert len([name for name in ran.result["metrics"] if name.startswith("recall/")]) == 200
-    assert (ran.directory / "report.html").exists()
+    tested = 1000 - int(re.findall(r"([\d,]+) x none in test|$", ran.output)[0] or 0)
+    assert len([name for name in ran.result["metrics"] if name.startswith("recall/")]) == tested
+    assert "images: 1,000 classes" in ran.output
+    assert "1,000 classes with few images: 3 images, fewer than 10 (first: part 0000)" in " ".join(ran.output.split())
+    assert len(ran.output) < 8_000, "no table and no sentence names all classes"
+    assert (ran.directory / "report.html").stat().st_size < 2e6
 
 
 def test_small_images_are_seen_at_a_smaller_size_which_a_resume_keeps(workplace: Workplace, tmp_path: Path) -> None:

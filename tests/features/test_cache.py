@@ -382,5 +382,5 @@ def test_epochs_take_turns_through_the_views(samples: Samples, tmp_path: Path) -
 def test_a_directory_that_cannot_be_written_to_is_a_mistake(samples: Samples, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     features = Features(directory=str(tmp_path / "file"))
-    with pytest.raises(UserError, match=r"Features\.directory=.*give another"):
+    with pytest.raises(UserError, match=r"Features\.directory is .* is no folder: move it away"):
         features.open([job(samples)], Pixels(), TAIL, WIDTH)

@@ -276,6 +276,19 @@ def test_a_run_without_predictions(trained: TrainResult, runs: dict[str, str], t
         compared(f"runs={runs['good']},{bare}")
 
 
+def test_a_model_of_other_classes_is_refused_before_it_classifies(
+    trained: TrainResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare, other = (shutil.copytree(trained.directory, tmp_path / name) for name in ("bare", "other"))
+    shutil.rmtree(bare / "test")
+    predictions = Predictions.load(other / "test" / PREDICTIONS_FILE)
+    replace(predictions, class_names=("blue", "scarlet")).save(other / "test" / PREDICTIONS_FILE)
+    told = r"good \(bare\) and good \(other\) do not know the same classes \(red, scarlet only one of them does\)"
+    with pytest.raises(UserError, match=told):
+        compared(f"runs={other},{bare}")
+    assert "classifies those now" not in capsys.readouterr().out
+
+
 def test_a_training_logs_what_runs_are_compared_by(trained: TrainResult) -> None:
     run = connect(Tracking().uri).get_run(trained.run_id)
     assert list(run.data.params)[: len(PARAMETERS)] == ["network", "trained", "image_size", "epochs", "optimizer"]

@@ -144,6 +144,32 @@ def test_a_directory_in_use_is_left_as_it_is(
     assert "days: 7" in (tmp_path / "shared" / ".hydra" / "config.yaml").read_text()
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["cache", "hydra.run.dir=file"],
+        ["cache", "hydra.run.dir=file", "days=1,2"],
+        ["ingest", "data.directory=file"],
+        ["train", "features.directory=file", "freeze=all_but_head"],
+        ["audit", "features.directory=file"],
+        ["train", "freeze=none", "tracking.uri=sqlite:///folder"],
+    ],
+)
+def test_where_nothing_can_be_written_is_told_before_images_are_read(
+    typed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("folder").mkdir()
+    assert main(typed) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    key, _, value = typed[-1 if "tracking" in typed[-1] else 1].partition("=")
+    assert f"{key} is " in told
+    assert f"{value}, a folder: give the file of a database in it" in told or "file is no folder: move it away" in told
+    assert "Checking images" not in told
+    assert "failed" not in told
+
+
 def test_one_stage_has_one_value_for_each_key() -> None:
     with pytest.raises(UserError, match="ask for 6 runs"):
         compose("train", ["seed=0,1", "freeze=none,auto,gradual"])

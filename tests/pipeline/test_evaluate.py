@@ -66,7 +66,8 @@ def test_of_the_data_set_that_was_trained_on_it_takes_the_test_images(
     }
     elsewhere = evaluate(color_folder, f"data.directory={tmp_path}")  # as on a machine that has trained nothing
     assert elsewhere.evaluation.predictions.split_digest == trained.version.test_digest
-    with_split = evaluate(color_folder, "split=validation")
+    with_split = evaluate(color_folder, "split=validation", "name=night")
+    assert with_split.facts["run_name"] == "night", "a script need not ask MLflow"
     validated = sum(trained.version.counts()["validation"].values())
     assert len(with_split.evaluation.predictions.paths) == with_split.facts["seen_in_training"] == validated
     assert len(evaluate(color_folder, "split=all").evaluation.predictions.paths) == 60

@@ -71,7 +71,7 @@ def test_the_run_has_the_curve(ran: dict[str, Any], place: Workplace) -> None:
     )
     run = place.mlflow.get_run(ran["run_id"])
     assert run.data.tags["graftline.stage"] == "learning-curve"
-    assert run.info.run_name == "learning curve of test_efficientnet"
+    assert run.info.run_name == ran["run_name"] == "learning curve of test_efficientnet"
     assert "learning_curve/gain_of_twice" in run.data.metrics
     artifacts = {file.path for file in place.mlflow.list_artifacts(ran["run_id"], "learning_curve")}
     assert artifacts == {"learning_curve/learning_curve.csv", "learning_curve/learning_curve.png"}

@@ -165,6 +165,7 @@ def test_mistakes_are_found_before_anything_is_read() -> None:
         ("evaluation.seed=-1", r"^evaluation\.seed is -1, it must be at least 0"),
         ("seed=-1", r"^seed is -1, it must be"),
         ("minutes=0", r"^minutes is 0(\.0)?, it must be above 0"),
+        ("minutes=inf", r"^minutes is inf, it must be above 0 and finite\.$"),
     ):
         with pytest.raises(UserError, match=said):
             compose("retrain", [typed])

@@ -297,7 +297,9 @@ def test_the_time_that_a_head_leaves_goes_to_the_whole_network(
     result = compose("train", [*lines.values(), f"backbone.file={weights}"]).run(tmp_path / "run")
     said = " ".join(capsys.readouterr().out.split())
     assert "all 6 layer groups below the head frozen" in said
-    assert re.search(r"Freeze: it has the time that the head alone leaves: nothing frozen, for \d+ s; ", said)
+    assert re.search(
+        r"Freeze: the time that the head alone leaves is for more of the network: nothing frozen, for \d+ s; ", said
+    )
     assert "nothing frozen, 1 epoch" not in said
     assert re.search(r"Best epoch \d of 2, trained: (head|all); saving the bundle", said)
     assert isinstance(result, TrainResult)
@@ -308,3 +310,9 @@ def test_the_time_that_a_head_leaves_goes_to_the_whole_network(
     plan = read_description(result.bundle)["card"]["freeze_plan"]
     kept = "head" if plan["trained_parameters"] < 10_000 else "all"
     assert f"trained: {kept}; saving" in said, "the card says what was trained of the model that is kept"
+
+
+@pytest.mark.parametrize("minutes", ["inf", "nan", "0"])
+def test_a_time_that_is_none_is_refused_before_images_are_read(minutes: str) -> None:
+    with pytest.raises(UserError, match=r"^minutes is .*, it must be above 0 and finite\.$"):
+        compose("train", [f"minutes={minutes}", "data=folder", "data.path=nowhere"]).run()

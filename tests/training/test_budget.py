@@ -1,6 +1,7 @@
 """A training with a time limit: its last fit is cut to it, and its learning rate falls by the clock."""
 
 import functools
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -157,6 +158,25 @@ def test_a_plan_is_cut_to_rounds_of_equal_length(make_setup: MakeSetup) -> None:
     assert cut_to(plan, seconds=1_600, images=(1_000, 0), image_seconds=0.1, most=5).epochs == 5
     slow = cut_to(plan, seconds=100, images=(1_000, 300), image_seconds=0.1, most=30)
     assert (slow.epochs, slow.epoch_images) == (2, 400)  # a validation takes 10 s
+
+
+@pytest.mark.parametrize("step", [0.002, 0.03, 0.4])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.25])
+def test_a_plan_takes_the_time_that_it_is_given_within_a_tenth(step: float, share: float) -> None:
+    """On a machine that is as fast as it was measured to be, unless no image may be seen so often."""
+    plan, compared = FreezePlan(frozenset(), 0, 9, "it pays"), 0
+    for images, seconds in itertools.product((100, 450, 1_000, 7_000, 60_000), (20, 45, 120, 300, 1_000, 3_600)):
+        validation = int(share * images)
+        validated = validation * step / 3  # forward alone, of forward and backward
+        if seconds < 4 * validated:
+            continue  # is refused, where it is the whole time: two rounds would validate for longer than they train
+        cut = cut_to(plan, seconds, (images, validation), step, most=30)
+        needed = cut.epochs * ((cut.epoch_images or images) * step + validated)
+        whole_images = cut.epochs * step  # a round has a whole number of them
+        assert needed == pytest.approx(seconds, abs=0.1 * seconds + whole_images) or cut.epochs == 30
+        assert needed <= 1.1 * seconds + whole_images
+        compared += cut.epochs < 30
+    assert compared >= 8
 
 
 @pytest.mark.parametrize("most", [3, 8, 30])

@@ -19,6 +19,7 @@ from graftline.training.recipe import Recipe
         ({"batch_size": 0}, "Recipe.batch_size"),
         ({"ema_decay": 1.5}, "Recipe.ema_decay"),
         ({"batch_size": 7, "mixup_alpha": 0.2}, "Recipe.batch_size"),
+        ({"mixup_alpha": float("inf")}, "mixup_alpha is inf, it must be finite"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(changes: dict[str, Any], key: str) -> None:

@@ -32,7 +32,7 @@ from graftline.training.recipe import Recipe
 from graftline.training.setup import TrainingSetup
 from graftline.training.temperatures import losses_by_temperature
 from graftline.training.training_source import LiveSource, TrainingSource
-from graftline.training.trial import Trials, keep_trials, make_freeze_context
+from graftline.training.trial import FoldTrials, Trials, keep_trials, make_freeze_context
 from graftline.training.validation_scores import score_validation
 
 MakeSetup = Callable[..., TrainingSetup]
@@ -225,6 +225,17 @@ def test_a_trial_of_all_training_images_sees_a_part_of_many_validation_images(
     assert (trial.images, len(trial.losses)) == (36, 6)
     (table,) = features.store.entries()
     assert sum(header.images for header in table.headers) == 36 + 6, "the others are not even computed"
+
+
+def test_fits_without_a_fold_say_which(
+    make_setup: MakeSetup, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup = make_setup(features=Features(cache=False))
+    plan = plan_from_depth(setup.graft.network, 6, "", epochs=1, learning_rate=0.03)
+    trial = FoldTrials(setup, FitDirectory(tmp_path))(plan)
+    assert len(trial.losses) == 36 + 12, "each training and validation image is judged"
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Epochs, the head alone")]
+    assert told == [f"Epochs, the head alone, fold {number} of 3: 1" for number in (1, 2, 3)]
 
 
 def test_a_trial_has_a_rare_class_too(make_setup: MakeSetup, version: DatasetVersion, tmp_path: Path) -> None:

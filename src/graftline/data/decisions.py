@@ -7,6 +7,8 @@ relabeled to is gone, as after it was renamed, the image is left out: neither la
 """
 
 import logging
+import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -38,10 +40,10 @@ def find_decisions(before: pd.DataFrame | None, file: str | None, class_names: t
     Raises:
         UserError: the file is no table of decisions, or relabels an image to what is no class.
     """
-    known = NO_DECISIONS if before is None else before
+    known = NO_DECISIONS if before is None else with_class_names(before, class_names)
     if file is None:
         return known
-    new = read_decisions(Path(file).expanduser())
+    new = with_class_names(read_decisions(Path(file).expanduser()), class_names)
     if len(wrong := new[(new["decision"] == "relabel") & ~new["suggested"].isin(class_names)]):
         raise UserError(
             f"Ingest.decisions: line {wrong.index[0] + 2} of {file} relabels an image to "
@@ -97,6 +99,16 @@ def read_decisions(file: Path) -> pd.DataFrame:
     return decided[list(_KEPT)].drop_duplicates(["sha256", "label"])
 
 
+def with_class_names(decisions: pd.DataFrame, class_names: Collection[str]) -> pd.DataFrame:
+    """Return decisions with labels such as 3.0 as the class 3, where that is a class and 3.0 is none.
+
+    So pandas writes whole numbers beside an empty cell, and so versions of before have them, as `Table` read them then.
+    """
+    numbers = {f"{name}.0": name for name in class_names if re.fullmatch(r"-?\d+", name)}
+    renamed = {number: name for number, name in numbers.items() if number not in class_names}
+    return decisions.assign(**{column: decisions[column].replace(renamed) for column in ("label", "suggested")})
+
+
 def join_decisions(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     """Add decisions to those of before; where there are two on an image with the same label, the new one counts.
 
@@ -111,20 +123,24 @@ def join_decisions(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     return kept.sort_values(["sha256", "label"], ignore_index=True)
 
 
-def warn_of_unmatched(file: str | None, before: pd.DataFrame | None, images: pd.DataFrame) -> None:
+def warn_of_unmatched(
+    file: str | None, before: pd.DataFrame | None, images: pd.DataFrame, class_names: tuple[str, ...]
+) -> None:
     """Say which decisions of a file are about no image, neither with its label now nor with one it was relabeled to.
 
     Args:
         file: the table that a person has filled in; None: there is none.
         before: decisions of the version before; None: there is none.
         images: with columns sha256 and label, as the source gives it.
+        class_names: all classes.
     """
     if file is None:
         return
-    given = read_decisions(Path(file).expanduser())
+    given = with_class_names(read_decisions(Path(file).expanduser()), class_names)
     mentioned = images.loc[images["sha256"].isin(given["sha256"])]
     known = set(zip(mentioned["sha256"], mentioned["label"], strict=True))
     if before is not None:
+        before = with_class_names(before, class_names)
         relabeled = before[before["decision"] == "relabel"]
         known |= set(zip(relabeled["sha256"], relabeled["suggested"], strict=True))
     pairs = list(zip(given["sha256"], given["label"], strict=True))

@@ -110,12 +110,15 @@ def summarize(details: Iterable[str]) -> str:
 
     >>> summarize(["it is PDF", "it is HEIC", "it is HEIC"])
     '2 x it is HEIC; 1 x it is PDF'
+    >>> summarize([*"aaabbbccddeef"])
+    '3 x a; 3 x b; 2 x c; 2 x d; 3 x something else'
     """
     counts = Counter(details).most_common()
     if len(counts) == 1:
         return counts[0][0]
     told = "; ".join(f"{count:,} x {detail}" for detail, count in counts[:_TOLD])
-    return told + (f"; {len(counts) - _TOLD:,} others" if len(counts) > _TOLD else "")
+    others = sum(count for _, count in counts[_TOLD:])
+    return told + (f"; {others:,} x something else" if others > 0 else "")
 
 
 def write_findings(findings: Sequence[Finding], path: Path) -> None:

@@ -47,6 +47,7 @@ from graftline.data.split import Split
 from graftline.data.version import DatasetVersion, newest_version
 from graftline.data.version_writing import LOCK_FILE, TEST_SETS, write_version
 from graftline.errors import UserError
+from graftline.files import check_folder
 from graftline.locks import Lock
 
 logger = logging.getLogger(__name__)
@@ -254,6 +255,7 @@ class Ingest:
 
     def _check_settings(self) -> None:
         """Make sure that what is named is there, settings of decoding go together, and nothing is missing."""
+        check_folder(self._folder, "Ingest.directory")
         if self.parent != "newest":
             self.find_parent()  # it says what is wrong with it, as do decisions
         if self.decisions is not None:
@@ -356,7 +358,7 @@ class Ingest:
         losses = find_losses(checked, images)
         del checked
         findings = [*invalid, *losses, *find_wrong_extensions(images)]
-        warn_of_unmatched(self.decisions, before, images)
+        warn_of_unmatched(self.decisions, before, images, listing.class_names)
         images, decided = apply_decisions(images, decisions, listing.class_names)
         findings += decided
         images, conflicts = resolve_conflicts(images, keep=self.on_conflict == "keep")

@@ -10,6 +10,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+from graftline.data.decisions import with_class_names
 from graftline.data.departed import find_departed
 from graftline.data.version import DatasetVersion
 from graftline.data.version_writing import LOCK_FILE, TEST_SETS
@@ -53,7 +54,7 @@ def knows_all_of(newest: DatasetVersion, version: DatasetVersion) -> bool:
     """
     decided, known = (
         set(decisions[["sha256", "label"]].itertuples(index=False, name=None))
-        for decisions in (version.decisions(), newest.decisions())
+        for decisions in (with_class_names(version.decisions(), newest.class_names), newest.decisions())
     )
     return decided <= known and find_departed(newest.history(), [version.history()], None).empty
 

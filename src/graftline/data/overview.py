@@ -21,7 +21,7 @@ def log_version(version: DatasetVersion, is_new: bool) -> None:
     labels = list(version.class_names) if len(version.class_names) <= _SHOWN_CLASSES else []
     rows = [(label, *(f"{counts[split][label]:,}" for split in SPLITS)) for label in labels]
     rows.append(("all", *(f"{sum(counts[split].values()):,}" for split in SPLITS)))
-    title = f"{version.name}: {len(version.class_names)} classes"
+    title = f"{version.name}: {len(version.class_names):,} classes"
     logger.info(format_table(title, ("images", *SPLITS), rows))
     changes = version.origin["changes"]
     if is_new and changes is not None:

@@ -4,7 +4,7 @@ The differences are paired: what makes an image hard for both falls out. Letters
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -242,7 +242,16 @@ def _check(name: str, other: Predictions, first: str, reference: Predictions) ->
             f"{name} was tested on other images (digest {other.split_digest}) than {first} (digest "
             f"{reference.split_digest}), so that their scores cannot be compared: test both on the same images."
         )
-    if differing := sorted(set(other.class_names) ^ set(reference.class_names)):
+    require_same_classes(name, other.class_names, first, reference.class_names)
+
+
+def require_same_classes(name: str, class_names: Collection[str], first: str, first_names: Collection[str]) -> None:
+    """Make sure that a model knows the same classes as the first, in whatever order.
+
+    Raises:
+        UserError: one of the two knows a class that the other does not.
+    """
+    if differing := sorted(set(class_names) ^ set(first_names)):
         raise UserError(
             f"{name} and {first} do not know the same classes ({', '.join(differing[:MOST_NAMES])}"
             f"{' and more' if len(differing) > MOST_NAMES else ''} only one of them does): compare those that do."

@@ -4,7 +4,6 @@ Letters: B batch, C channels, H height, W width, N images, F numbers per image t
 """
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from graftline.features.frozen_pass import ActivationRequest, ImageBatcher
 from graftline.features.loader import activation_loader
 from graftline.features.shared_cache import SharedCache
 from graftline.features.store import GIGABYTE, ActivationStore, CacheFullError, format_bytes
+from graftline.files import check_folder
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,14 @@ class Features:
         if self.shared is not None:
             SharedCache(self.shared)  # it says what is wrong with it
 
+    def check(self) -> None:
+        """Make sure that the directory can be written to: locks and times of use are, even in one that is complete.
+
+        Raises:
+            UserError: it cannot.
+        """
+        check_folder(Path(self.directory), "Features.directory")
+
     @property
     def store(self) -> ActivationStore:
         """Where the activations lie."""
@@ -78,7 +86,7 @@ class Features:
         wanted = self._by_table(requests)
         if not self.store.directory.exists():
             return sum(len(one.digests) for one in wanted)
-        _check_writable(self.store.directory)
+        self.check()
         with self.store.lock():
             return sum(int((~one.table.locate(one.digests).written).sum()) for one in wanted)
 
@@ -100,7 +108,8 @@ class Features:
             UserError: the disk is full.
         """
         store, wanted = self.store, self._by_table(requests)
-        _check_writable(store.directory)
+        self.check()
+        store.directory.mkdir(parents=True, exist_ok=True)
         if (needed := self.predict_bytes(width, sum(len(one.digests) for one in wanted))) > store.max_bytes:
             store.make_room(needed)  # it says why not
         dtype = None if self.precision == "auto" else self.precision
@@ -135,17 +144,3 @@ class Features:
             logger.info(
                 f"{format_bytes(outdated)} there are of an earlier format: they are not read, and make room first."
             )
-
-
-def _check_writable(directory: Path) -> None:
-    """Make the folder of the cache if need be.
-
-    Raises:
-        UserError: it cannot be made, or not be written to; locks and times of use are written even to what is complete.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"Features.directory={directory} cannot be made ({error.strerror}): give another.") from error
-    if not os.access(directory, os.W_OK):
-        raise UserError(f"Features.directory={directory} cannot be written to: give another, or change its rights.")

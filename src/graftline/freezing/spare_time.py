@@ -57,7 +57,7 @@ def with_spare_time(decision: FreezeDecision, context: FreezeContext, frozen_gro
         return decision
     if not has_time_for_more(context):
         return decision
-    reason = "it has the time that the head alone leaves"
+    reason = "the time that the head alone leaves is for more of the network"
     plan = replace(deep_plan(context.network, frozen_groups, reason, context.deep_epochs), anew=True)
     stopped = f"{measured.stopped}; the time that is left goes to more than the head"
     return replace(

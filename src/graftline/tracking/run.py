@@ -48,6 +48,7 @@ class Run:
 
     Attributes:
         id: MLflow's id of the run.
+        name: of the run in MLflow.
         directory: its output directory.
         url: its page in MLflow's user interface, None without a server.
     """
@@ -78,6 +79,7 @@ class Run:
             UserError: the run in ``directory`` is still going.
         """
         self.id: str = run.info.run_id
+        self.name: str = run.info.run_name or self.id
         self.directory = directory
         page = f"{without_password(uri)}/#/experiments/{run.info.experiment_id}/runs/{self.id}"
         self.url = page if uri.startswith("http") else None
@@ -146,6 +148,7 @@ class Run:
 
     def rename(self, name: str) -> None:
         """Give the run another name, as when it is known at last what is special about it."""
+        self.name = name
         self.set_tags({_NAME: name})
 
     def describe(self, text: str) -> None:

@@ -30,10 +30,13 @@ def absolute_uri(uri: str) -> str:
     """Return ``uri`` so that it means the same from every working directory.
 
     Raises:
-        UserError: it is a folder, which MLflow no longer writes to.
+        UserError: it is a folder, which MLflow no longer writes to, or in place of a database's file.
     """
-    if uri.startswith(_SQLITE):
-        return _SQLITE + str(Path(uri.removeprefix(_SQLITE)).resolve())
+    if (file := sqlite_file(uri)) is not None:
+        if file.is_dir():  # MLflow would try to open it for minutes
+            inside = _SQLITE + str(file / "mlflow.db")
+            raise UserError(f"Tracking.uri is {uri}, a folder: give the file of a database in it, as {inside}.")
+        return _SQLITE + str(file.resolve())
     if urlsplit(uri).scheme in ("", "file"):
         raise UserError(
             f"Tracking.uri is {uri}, a folder, which MLflow no longer writes to: "

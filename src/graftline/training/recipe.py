@@ -1,5 +1,6 @@
 """The recipe: what a training does beside network, optimizer, schedule and trainer."""
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -76,6 +77,9 @@ class Recipe:
             if value is not None and not (low <= value and (high is None or value < high)):  # also catches NaN
                 bound = f"at least {low}" + (f" and below {high}" if high is not None else "")
                 raise UserError(f"Recipe.{name} is {value}, it must be {bound}.")
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            if math.isinf(getattr(self, name)):
+                raise UserError(f"Recipe.{name} is inf, it must be finite: 0.2 is usual for mixup, 1.0 for CutMix.")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise UserError(f"Recipe.layer_decay is {self.layer_decay}, it must be above 0 and at most 1 (1: off).")
         if self.checkpoint_minutes is not None and not self.checkpoint_minutes > 0:  # also catches NaN

@@ -82,15 +82,19 @@ class Trials:
         setup: of the training.
         directory: for the checkpoints, which ``keep_trials`` keeps or removes.
         class_weights: (K,) what an image of each class counts for when losses are calibrated; None: all the same.
+        fold: which of several judges the fits, for people, as in "fold 1 of 3"; empty where there is one.
     """
 
-    def __init__(self, setup: TrainingSetup, directory: FitDirectory, class_weights: Floats | None = None) -> None:
+    def __init__(
+        self, setup: TrainingSetup, directory: FitDirectory, class_weights: Floats | None = None, fold: str = ""
+    ) -> None:
         features = setup.features
         if isinstance(setup.policy, CandidatePolicy):  # nothing happens to an image: its views would be the same
             features = dataclasses.replace(features, views=0)
         self._setup = dataclasses.replace(setup, policy=setup.policy.without_candidates(), features=features)
         self._directory = directory
         self._class_weights = class_weights
+        self._told = f", {fold}" if fold else ""
 
     def __call__(
         self, plan: FreezePlan, start: BoundaryTrial | None = None, max_images: int | None = None
@@ -118,7 +122,10 @@ class Trials:
         boundary = [*group_names(network), HEAD][plan.frozen_groups]
         name = f"{plan.frozen_groups:02}" + ("" if start is None else f"-from-{start.folder}")
         began, chain = time.perf_counter(), [] if start is None else start.chain()
-        folders, description = [self._folder(one.folder) for one in chain], f"Epochs, {describe_boundary(boundary)}"
+        folders, description = (
+            [self._folder(one.folder) for one in chain],
+            f"Epochs, {describe_boundary(boundary)}{self._told}",
+        )
         with fitted(setup, self._emptied(name), plan, description, folders) as fit:
             seconds = time.perf_counter() - began
             losses, hits = score_validation(fit.setup, fit.source, self._class_weights)
@@ -171,11 +178,13 @@ class FoldTrials:
         folds = assign_folds(labels, [group for split in splits for group in version.groups(split)], TRIAL_FOLDS)
         trials = []
         one_will_do = trial_fits(len(folds)) == 1  # the largest: groups may make them unequal
-        for fold in [int(np.bincount(folds).argmax())] if one_will_do else np.unique(folds).tolist():
+        judging = [int(np.bincount(folds).argmax())] if one_will_do else np.unique(folds).tolist()
+        for number, fold in enumerate(judging, start=1):
             sides = np.where(folds == fold, "validation", "train").tolist()
             divided = version.divided(dict(zip(digests, sides, strict=True)))
             folder = FitDirectory(self._directory.trial / f"fold-{fold + 1}")
-            trials.append(Trials(dataclasses.replace(self._setup, version=divided), folder))
+            told = "" if one_will_do else f"fold {number} of {len(judging)}"
+            trials.append(Trials(dataclasses.replace(self._setup, version=divided), folder, fold=told))
         return trials
 
     def __call__(

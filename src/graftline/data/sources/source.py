@@ -94,15 +94,15 @@ def told_as(given: Path | None, copy: Path) -> Iterator[None]:
 
 
 def tidy_label(label: str) -> str:
-    r"""Return the one form of a class name: without blanks around it, and each letter with its accent as one sign.
+    r"""Return the one form of a class name: in one line, no blanks around it, each letter with its accent as one sign.
 
     macOS writes names of folders in two signs where a keyboard writes one (Unicode's NFD and NFC). Blanks are also
-    those without width, which come along when cells are copied from a page.
+    those without width, which come along when cells are copied from a page; cells of a spreadsheet can have lines.
 
-    >>> tidy_label(" boots\u200b ")
-    'boots'
+    >>> tidy_label(" boots\u200b "), tidy_label("rubber\r\nboots")
+    ('boots', 'rubber boots')
     """
-    return unicodedata.normalize("NFC", _BLANKS_AROUND.sub("", label))
+    return unicodedata.normalize("NFC", " ".join(_BLANKS_AROUND.sub("", label).splitlines()))
 
 
 _SPLITS = {
