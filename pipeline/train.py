@@ -68,7 +68,7 @@ from graftline.training.recipe import Recipe
 from graftline.training.results import TrainingResult
 from graftline.training.setup import TrainingSetup
 from graftline.training.sharding import check_sharding
-from graftline.training.trainer import check_optimizer, check_trainer, make_execution, own_epochs
+from graftline.training.trainer import check_optimizer, check_trainer, make_execution
 from graftline.training.training_source import TrainingSource
 
 if TYPE_CHECKING:  # it loads MLflow, which a mistyped key must not wait for
@@ -192,7 +192,7 @@ class Train:
         self._wanted.check_shares()
         self.cluster.check()
         check_optimizer(self.optim)
-        execution = check_trainer(self.trainer, resumed=self.train.resume is not None)
+        execution = check_trainer(self.trainer)
         check_sharding(self.trainer, self.train)
         if self.features.cache is False and self.features.views > 0:
             warn(f"features.views={self.features.views} is for cached activations: features=live leaves it alone.")
@@ -309,7 +309,7 @@ class Train:
         Raises:
             UserError: they do not suffice for a pass of the network over all images, or a training without one.
         """
-        if self.minutes is None or own_epochs(self.trainer) == 0:  # what is done is kept as it is
+        if self.minutes is None:
             return None
         deadline = began + 60 * self.minutes - end_seconds(setup)
         freezes = not isinstance(self.freeze, Nothing)
@@ -339,10 +339,7 @@ class Train:
         )
 
     def _listen(self, run: "Run", files: RunDirectory) -> LoggedEvents:
-        ending = (f"train.resume={run.id}", "trainer.max_epochs=0")
-        return LoggedEvents(
-            run, files.augmentation, end_by=files.command(program(), "train", *ending, group=TRACKED_AT)
-        )
+        return LoggedEvents(run, files.augmentation)
 
     def _save_bundle(
         self, setup: TrainingSetup, decision: FreezeDecision, trained: TrainingResult, files: RunDirectory

@@ -90,8 +90,7 @@ def resume(stage: str, texts: Sequence[str], directory: Path) -> tuple[DictConfi
         OmegaConf.update(config, override.key_or_group, value, merge=False, force_add=True)
     _check_unfinished(files, config.trainer.max_epochs, is_ensemble=is_ensemble)
     # the command that does the same again begins a new run
-    once = ("train.resume", *(("trainer.max_epochs",) if config.trainer.max_epochs == 0 else ()))
-    lines += [line(override) for override in checked.overrides if override.key_or_group not in once]
+    lines += [line(override) for override in checked.overrides if override.key_or_group != "train.resume"]
     return config, list({text.partition("=")[0].lstrip("+"): text for text in lines}.values())
 
 

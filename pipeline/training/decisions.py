@@ -4,7 +4,6 @@ from dataclasses import replace
 from functools import partial
 
 from graftline.backbones.backbone import Backbone
-from graftline.errors import UserError
 from graftline.files import write_json
 from graftline.freezing.rule import FreezeContext, FreezeDecision, FreezeRule
 from graftline.pipeline.runs.directory import RunDirectory
@@ -12,7 +11,6 @@ from graftline.training.budget import passes
 from graftline.training.depth_decision import decide_depth, decide_depth_of
 from graftline.training.fit_directory import FitDirectory
 from graftline.training.label_check import find_policy, needs_choice
-from graftline.training.phases import NOTHING_TRAINED
 from graftline.training.policy_choice import PolicyChoice
 from graftline.training.setup import TrainingSetup
 from graftline.training.trial import keep_trials, make_freeze_context
@@ -27,21 +25,15 @@ def decide_freeze(
         setup: of the training.
         rule: that decides.
         backbone: the setup's network, to be built anew for the trials of another seed (``Recipe.depth_seed``).
-        files: of the run, which keep the decision; a resume with another number of epochs changes only that, and one
-            that is to train none changes nothing.
+        files: of the run, which keep the decision; a resume with another number of epochs changes only that.
         deadline: moment of ``time.monotonic`` at which the training is to end; None: there is no limit.
-
-    Raises:
-        UserError: no epoch more is to be trained, and none is done.
     """
     context = make_freeze_context(setup, FitDirectory(files.checkpoints), deadline)
     if files.freeze_decision.exists():
         decision = FreezeDecision.from_json(files.read_freeze_decision())
-        if context.epochs in (decision.epochs, 0):
+        if decision.epochs == context.epochs:
             return decision
         decision = rule.change_epochs(decision, context)
-    elif context.epochs == 0:
-        raise UserError(NOTHING_TRAINED)
     else:
         decision = rule.use_spare_time(_find_depth(setup, rule, backbone, files, context), context)
         if decision.plans[-1].only_head and needs_choice(setup, decision.plans):

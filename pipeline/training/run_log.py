@@ -60,11 +60,7 @@ class LoggedEvents(FitEvents):
     """
 
     def __init__(
-        self,
-        run: "Run",
-        augmentation: Path,
-        ends: Callable[[KeyboardInterrupt], bool] = lambda _: False,
-        end_by: str = "",
+        self, run: "Run", augmentation: Path, ends: Callable[[KeyboardInterrupt], bool] = lambda _: False
     ) -> None:
         """Listen.
 
@@ -72,11 +68,9 @@ class LoggedEvents(FitEvents):
             run: that is told.
             augmentation: picture of what the network sees of a training image, where images are augmented.
             ends: whether an interrupt ends a fit with its best epoch so far, not the whole run.
-            end_by: the command that ends the run with that epoch, where an interrupt does not; empty: there is none.
         """
         self.source: TrainingSource | None = None
         self._run, self._augmentation, self._ends = run, augmentation, ends
-        self._end_by, self._accuracies = end_by, list[float]()
 
     def on_source(self, source: TrainingSource) -> None:
         """Say what is trained on what, and show what is made of it."""
@@ -92,19 +86,14 @@ class LoggedEvents(FitEvents):
     def on_epoch(self, metrics: Metrics, step: int) -> None:
         """Log an epoch's metrics; one that a resume trains again is not logged again."""
         self._run.log_metrics(metrics, step, once=True)
-        self._accuracies.append(metrics["val/accuracy"])
 
     def on_begin_anew(self, step: int) -> None:
         """Log the epochs of the phase once more."""
         self._run.begin_anew(step)
 
     def on_interrupt(self, interrupt: KeyboardInterrupt) -> bool:
-        """Ask whoever started the run; say how to keep what is trained where the fit does not end with it."""
-        ends = self._ends(interrupt)
-        if self._end_by and not ends:
-            best = f" (val accuracy {max(self._accuracies):.3f} at best)" if self._accuracies else ""
-            say(f"What is trained so far is kept{best}: {self._end_by} tests and registers it, and trains no further.")
-        return ends
+        """Ask whoever started the run."""
+        return self._ends(interrupt)
 
 
 def summary(setup: TrainingSetup, decision: FreezeDecision, backbone: str) -> dict[str, str | int]:
@@ -217,8 +206,6 @@ def log_freeze_check(run: "Run", outcome: TrainOutcome) -> None:
     if record["frozen_tensors"] > 0:
         frozen = f"{record['frozen_tensors']} frozen tensors are bit for bit what they were"
     seen = f"{record['tensors_with_gradient']} of {record['trained_tensors']} trained ones had gradients"
-    if record["tensors_with_gradient"] == 0:  # else an error has ended the training
-        seen = "and there was no step to see gradients in"
     say(f"Freeze check: {frozen}, {seen}.")
     counts = {f"freeze/{name}": float(value) for name, value in record.items() if isinstance(value, int)}
     run.log_metrics(counts, step=steps)

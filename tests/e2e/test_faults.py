@@ -50,42 +50,6 @@ def test_ctrl_c_kills_the_run_and_resume_finishes_it(workplace: Workplace, color
     assert only_run(workplace) == (run_id, "FINISHED")
 
 
-@pytest.mark.parametrize("limit", ["minutes=10", "minutes=null"])
-def test_a_training_that_was_interrupted_can_end_with_what_it_has(
-    workplace: Workplace, color_folder: Path, limit: str
-) -> None:
-    arguments = [*data(color_folder), *TINY, "trainer.max_epochs=4000", "train.patience=null", limit]
-    output = " ".join(workplace.interrupt("outputs/train/*/checkpoints/last.ckpt", "train", *arguments).split())
-    run_id, _ = only_run(workplace)
-    ending = f"train.resume={run_id} trainer.max_epochs=0"
-    told = rf"What is trained so far is kept \(val accuracy [01]\.\d+ at best\): graftline train {ending} tests and"
-    assert re.search(told, output)
-
-    ended = workplace.run("train", *ending.split())
-    assert ended.code == 0, ended.output
-    assert "no further epoch" in ended.output.lower()
-    assert only_run(workplace) == (run_id, "FINISHED")
-    assert ended.result["model_uri"] == "models:/colors0/1"
-    history = workplace.mlflow.get_metric_history(run_id, "val/loss")
-    assert ended.result["epochs"] in (len(history), len(history) - 1)  # Ctrl-C may come before an epoch's checkpoint
-    note = workplace.mlflow.get_run(run_id).data.tags["mlflow.note.content"]
-    assert "trainer.max_epochs=4000" in note, "the command that does the same again trains"
-
-    finished = workplace.run("train", f"train.resume={run_id}")
-    assert f"The run is finished after {ended.result['epochs']} epochs: give it more" in finished.output
-
-
-def test_without_an_epoch_there_is_nothing_to_keep(workplace: Workplace, color_folder: Path) -> None:
-    arguments = [*data(color_folder), *TINY]
-    assert "trainer.max_epochs is 0: give" in workplace.run("train", *arguments, "trainer.max_epochs=0").output
-    output = workplace.interrupt("outputs/train/*/outbox/run.json", "train", *arguments)
-    assert "What is trained so far" not in output
-    run_id, _ = only_run(workplace)
-    ran = workplace.run("train", f"train.resume={run_id}", "trainer.max_epochs=0")
-    assert ran.code == 1
-    assert "trainer.max_epochs is 0, but no epoch of the run is done that could be kept: leave it out." in ran.output
-
-
 KILLED = {  # what is seen last of a run that is killed → what it trains
     "checkpoints/freeze_check.json": ["freeze=all_but_head"],  # before its first epoch
     "checkpoints/trial": [

@@ -22,11 +22,8 @@ from graftline.training.place import epochs_done
 from graftline.training.results import FitHistory, PhaseResult, TrainingResult, best_of
 from graftline.training.setup import TrainingSetup
 from graftline.training.source_decision import choose_source, head_is_live
-from graftline.training.trainer import own_epochs
 
 logger = logging.getLogger(__name__)
-
-NOTHING_TRAINED = "Trainer.max_epochs is 0, but no epoch of the run is done that could be kept: leave it out."
 
 
 def train(
@@ -56,8 +53,7 @@ def train(
         events: hears of the training; epochs and optimizer steps are counted over all phases.
         resume: go on where an earlier call left off: phases that are finished are not done again, so that what they
             unfroze stays unfrozen. Where a plan has more epochs than it had, its phase goes on. Where no epoch was
-            finished, the training begins anew, with the same numbers. Where the trainer is given no epochs at all, what
-            is done is all there will be.
+            finished, the training begins anew, with the same numbers.
         finished: so many of the first phases are done already, by trials that the training goes on from.
         first_judged: the first phase whose weights may be kept; None: the first after those, since a trial may have
             been validated on a part of the images.
@@ -69,10 +65,7 @@ def train(
             that the training needs and that is gone.
         FreezeViolationError: a frozen tensor changed, or one that is to be trained got no gradient.
     """
-    if resume and own_epochs(setup.make_trainer) == 0:
-        plans = _as_done(plans, directory)
-        logger.info("No further epoch is trained, as Trainer.max_epochs is 0: what is done is kept.")
-    elif resume and deadline is None:
+    if resume and deadline is None:
         _check_resumable(plans, directory)
     network, few = setup.graft.network, setup.too_few_to_choose
     first_judged = finished if first_judged is None else first_judged
@@ -197,23 +190,6 @@ def _tell_difference(results: Sequence[PhaseResult]) -> None:
 def _better(state: dict[str, Tensor], results: Sequence[PhaseResult], network: nn.Module) -> dict[str, Tensor]:
     """Return a copy of the network's state if the last phase is better than all before, else the one before."""
     return copy.deepcopy(network.state_dict()) if results and best_of(results) == len(results) - 1 else state
-
-
-def _as_done(plans: Sequence[FreezePlan], directory: FitDirectory) -> list[FreezePlan]:
-    """Return the plans of those phases of which epochs are done, with as many epochs.
-
-    Raises:
-        UserError: there are none.
-    """
-    done: list[FreezePlan] = []
-    for number, plan in enumerate(plans):
-        phase = directory.phase(number)
-        if not phase.best.exists() or (epochs := epochs_done(read_checkpoint(phase.last))) == 0:
-            break
-        done.append(replace(plan, epochs=epochs) if _read_result(phase, plan) is None else plan)
-    if not done:
-        raise UserError(NOTHING_TRAINED)
-    return done
 
 
 def _check_resumable(plans: Sequence[FreezePlan], directory: FitDirectory) -> None:

@@ -61,12 +61,11 @@ REFUSED = {  # arguments that are to stay as they are by default, and why
 }
 
 
-def check_trainer(make_trainer: MakeTrainer, *, resumed: bool = False) -> Execution:
+def check_trainer(make_trainer: MakeTrainer) -> Execution:
     """Make sure that this machine can do what the trainer asks for, before anything heavy starts.
 
     Args:
         make_trainer: ``functools.partial`` of ``pytorch_lightning.Trainer``.
-        resumed: whether the training goes on, maybe without an epoch more.
 
     Returns:
         Where the first process of the training runs.
@@ -88,7 +87,7 @@ def check_trainer(make_trainer: MakeTrainer, *, resumed: bool = False) -> Execut
             f"use {instead}."
         )
     epochs = own_epochs(make_trainer)
-    if epochs is not None and epochs < (0 if resumed else 1):
+    if epochs is not None and epochs < 1:
         raise UserError(f"Trainer.max_epochs is {epochs}: give a number of epochs, at least 1.")
     for name in ("limit_train_batches", "limit_val_batches"):
         if getattr(trainer, name) == 0:
