@@ -81,13 +81,19 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
 def _takes_object(hint: Any) -> bool:
     """Tell whether a type has values beyond numbers, text, lists and mappings.
 
-    >>> _takes_object(int | None), _takes_object(slice | None)
+    >>> _takes_object(tuple[float, float] | None), _takes_object(slice | None)
     (False, True)
     """
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return any(map(_takes_object, typing.get_args(hint)))
-    return origin not in (typing.Literal, Mapping, Sequence, list) and hint not in (bool, int, float, str, type(None))
+    return origin not in (typing.Literal, Mapping, Sequence, list, tuple) and hint not in (
+        bool,
+        int,
+        float,
+        str,
+        type(None),
+    )
 
 
 def _is_same_kind(value: Any, validated: Any) -> bool:

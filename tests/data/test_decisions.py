@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from graftline.data.decisions import COLUMNS, join_decisions, read_decisions
+from graftline.data.decisions import COLUMNS, find_decisions, join_decisions, read_decisions
 from graftline.data.ingest import Ingest, IngestResult
 from graftline.data.old_versions import knows_all_of
 from graftline.data.sources.folder import Folder
@@ -210,6 +210,15 @@ def test_decisions_on_numbers_hold_whatever_has_written_them(tmp_path: Path, mak
     assert {"3/000.png", "3/001.png"} & set(labels(after)) == {"3/001.png"}
     assert labels(after)["3/001.png"] == "4"
     assert knows_all_of(after.version, old), "prune may remove it"
+
+
+@pytest.mark.parametrize("twice", ["3.0", "3\n"])
+def test_of_two_kept_decisions_on_an_image_that_of_todays_name_counts(twice: str) -> None:
+    """One was kept under an older name, did not match, and was made again."""
+    rows = [("x", "3", "", "keep"), ("x", twice, "", "drop"), ("y", "2 a", "", "drop"), ("z", "2\na", "3.0", "relabel")]
+    before = pd.DataFrame(rows, columns=["sha256", "label", "suggested", "decision"], dtype="str")
+    found = find_decisions(before, None, ("3", "2 a"))
+    assert found.to_numpy().tolist() == [list(rows[0]), list(rows[2]), ["z", "2 a", "3", "relabel"]]
 
 
 def test_a_class_may_be_called_3_0(tmp_path: Path, make_folder: Any) -> None:

@@ -85,7 +85,9 @@ def test_a_retraining_that_cannot_begin_tells_it(
     told = json.loads(os.read(reader, 65_536))
     os.close(reader)
     assert told["outcome"] == "failed"
-    assert ("NotADirectoryError" if outputs == "a file" else "config.yaml cannot be written (") in told["reason"]
+    assert ("is no folder: move it away" if outputs == "a file" else "config.yaml cannot be written (") in told[
+        "reason"
+    ]
     assert not list(tmp_path.rglob("result.json"))
 
 

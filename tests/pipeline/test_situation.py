@@ -228,7 +228,7 @@ def test_the_classes_that_count_are_those_of_the_source(past: Past, monkeypatch:
 
     said = r"^FindClasses\.class_name is 'violet', but the classes are"
     with monkeypatch.context() as patch:
-        patch.setattr("graftline.data.ingest.check_images", read)
+        patch.setattr("graftline.data.checks.check_images", read)
         with pytest.raises(UserError, match=said):
             _ = look().version
         with pytest.raises(UserError, match=said):

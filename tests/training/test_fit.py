@@ -233,7 +233,10 @@ def test_an_epoch_of_the_first_half_is_not_kept_however_low_its_loss(tmp_path: P
     losses = [metrics[MONITOR] for metrics in result.epochs]
     assert np.argmin(losses) < 2
     assert result.best["epoch"] == 3 + np.argmin(losses[3:])
-    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == result.best["epoch"]
+    kept = torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"]
+    assert kept == result.best["epoch"]
+    more = _fit(module, tmp_path, epochs=16, resume=True)  # unlearns on: of the first half is now what was kept
+    assert more.best["epoch"] == kept
 
 
 def test_of_a_fit_that_ends_in_its_first_half_the_last_epoch_is_kept(tmp_path: Path) -> None:
@@ -298,11 +301,11 @@ def test_a_moved_fit_that_gets_worse_keeps_its_best_epoch(move: Callable[[Path, 
     began = _fit(_module(_head(), optimizer=sgd, schedule=constant), tmp_path / "a", epochs=3)
     move(tmp_path / "a", tmp_path / "b")
     unlearning = _module(_head(), optimizer=sgd, schedule=lambda step, total: -1.0)  # noqa: ARG005 - a schedule
-    history = _fit(unlearning, tmp_path / "b", epochs=4, resume=True)
+    history = _fit(unlearning, tmp_path / "b", epochs=7, resume=True)
     kept = torch.load(tmp_path / "b" / "best.ckpt", weights_only=True)
     assert kept["epoch"] == history.best["epoch"] == began.best["epoch"]
     assert sum(key.startswith("ModelCheckpoint{") for key in kept["callbacks"]) == 2, "an older checkpoint is read, too"
-    assert [metrics["epoch"] for metrics in history.epochs] == [0, 1, 2, 3]
+    assert [metrics["epoch"] for metrics in history.epochs] == [0, 1, 2, 3, 4, 5, 6]
     assert sorted(path.name for path in tmp_path.rglob("*.ckpt")) == sorted(
         ["best.ckpt", "last.ckpt"] * (1 if move is shutil.move else 2)
     )

@@ -102,11 +102,18 @@ def read_decisions(file: Path) -> pd.DataFrame:
 def with_class_names(decisions: pd.DataFrame, class_names: Collection[str]) -> pd.DataFrame:
     """Return decisions with labels such as 3.0 as the class 3, where that is a class and 3.0 is none.
 
-    So pandas writes whole numbers beside an empty cell, and so versions of before have them, as `Table` read them then.
+    So pandas writes whole numbers beside an empty cell, and so versions of before have them, as `Table` read them then;
+    they have names of several lines, too (`tidy_label`). What was decided under the name of today counts.
     """
     numbers = {f"{name}.0": name for name in class_names if re.fullmatch(r"-?\d+", name)}
-    renamed = {number: name for number, name in numbers.items() if number not in class_names}
-    return decisions.assign(**{column: decisions[column].replace(renamed) for column in ("label", "suggested")})
+
+    def name_today(label: str) -> str:
+        return label if label in class_names else numbers.get(label, tidy_label(label))
+
+    named = decisions.assign(**{column: decisions[column].map(name_today) for column in ("label", "suggested")})
+    is_renamed = named["label"] != decisions["label"]
+    both = pd.concat([named[is_renamed], named[~is_renamed]])
+    return both.drop_duplicates(["sha256", "label"], keep="last").sort_index()
 
 
 def join_decisions(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:

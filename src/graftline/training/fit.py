@@ -76,7 +76,7 @@ def fit(
     resume: bool = False,
     show_progress: bool = True,
 ) -> FitHistory:
-    """Train ``module`` and leave the weights of the best epoch in it (`graftline.training.results.kept_epoch`).
+    """Train ``module`` and leave the weights of the best epoch in it (`KeptCheckpoint`).
 
     Args:
         module: what to train.
@@ -229,13 +229,28 @@ class MovableCheckpoint(ModelCheckpoint):
 
 
 class KeptCheckpoint(MovableCheckpoint):
-    """Checkpoint of the epoch that is kept: the best one of those that are judged, and until then the last one."""
+    """Checkpoint of the epoch that is kept: the best one of those that are judged, and until then the last one.
+
+    One that was judged is still the one to be better than where a resume has more epochs.
+    """
+
+    _holds_judged = False
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
-        """Tell whether an epoch takes the place of the one before; the first one that is judged does in any case."""
-        if not is_judged(trainer.current_epoch - 1, trainer.max_epochs or 0):
-            return True
-        return super().check_monitor_top_k(trainer, current)
+        """Tell whether an epoch takes the place of the one that is held."""
+        judged = is_judged(trainer.current_epoch, trainer.max_epochs or 0)
+        is_kept = not self._holds_judged or (judged and super().check_monitor_top_k(trainer, current))
+        self._holds_judged = self._holds_judged or judged
+        return is_kept
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for the checkpoint."""
+        return {**super().state_dict(), "holds_judged": self._holds_judged}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take that of the checkpoint over; one of an earlier graftline judged all epochs."""
+        super().load_state_dict(state_dict)
+        self._holds_judged = state_dict.get("holds_judged", True)
 
 
 class PatientStopping(EarlyStopping):

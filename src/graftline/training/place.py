@@ -59,7 +59,7 @@ def passes_done(checkpoint: Mapping[str, Any], images: int, steps_together: int)
     if place is not None:
         step = place.images_per_batch * steps_together
         seen = place.steps_per_epoch * step
-        share = seen / images if seen <= images - step else 1.0  # a last batch that is not full may be left out
+        share = seen / images if seen <= images - step else 1.0  # a single last image may be left out
     return epochs_done(checkpoint) * share
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,16 +32,6 @@ class FitHistory:
     seconds: float
     steps: int
     interrupted: bool = False
-
-    @classmethod
-    def joined(cls, histories: Sequence["FitHistory"]) -> "FitHistory":
-        """Return the histories of at least one phase as one, whose epochs are counted on; best: the last one's."""
-        epochs: list[Metrics] = []
-        for history in histories:
-            epochs += [{**metrics, "epoch": metrics["epoch"] + len(epochs)} for metrics in history.epochs]
-        seconds = sum(history.seconds for history in histories)
-        steps = sum(history.steps for history in histories)
-        return replace(histories[-1], epochs=epochs, seconds=seconds, steps=steps)
 
 
 @dataclass(frozen=True)
@@ -101,10 +91,14 @@ class TrainingResult:
     @property
     def history(self) -> FitHistory:
         """The epochs of all phases as one fit, whose best is that of the best phase."""
-        joined = FitHistory.joined([phase.history for phase in self.phases])
-        before = sum(len(phase.history.epochs) for phase in self.phases[: self.best_phase])
-        best = self.kept.history.best
-        return replace(joined, best={**best, "epoch": best["epoch"] + before})
+        epochs: list[Metrics] = []
+        for number, phase in enumerate(self.phases):
+            if number == self.best_phase:
+                best = _counted_on(phase.history.best, len(epochs))
+            epochs += [_counted_on(metrics, len(epochs)) for metrics in phase.history.epochs]
+        histories = [phase.history for phase in self.phases]
+        seconds, steps = sum(one.seconds for one in histories), sum(one.steps for one in histories)
+        return FitHistory(epochs, best, seconds, steps, histories[-1].interrupted)
 
     @property
     def kept(self) -> PhaseResult:
@@ -115,6 +109,11 @@ class TrainingResult:
     def best_phase(self) -> int:
         """Which phase's weights the network has, from 0."""
         return self.first_judged + best_of(self.phases[self.first_judged :])
+
+
+def _counted_on(metrics: Metrics, epochs: int) -> Metrics:
+    """Return an epoch's metrics with its number behind so many epochs of earlier phases."""
+    return {**metrics, "epoch": metrics["epoch"] + epochs}
 
 
 def best_of(phases: Sequence[PhaseResult]) -> int:

@@ -27,6 +27,7 @@ IMAGE_SUFFIXES = frozenset(
 MOST_WEIGHT = float(np.finfo(np.float32).max)  # as which weights are kept
 
 _BLANKS_AROUND = re.compile(r"^[\s\u200b\u2060\ufeff]+|[\s\u200b\u2060\ufeff]+$")
+_LINE_BREAKS = re.compile(r"\s*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 
 
 class Source(Protocol):
@@ -99,10 +100,10 @@ def tidy_label(label: str) -> str:
     macOS writes names of folders in two signs where a keyboard writes one (Unicode's NFD and NFC). Blanks are also
     those without width, which come along when cells are copied from a page; cells of a spreadsheet can have lines.
 
-    >>> tidy_label(" boots\u200b "), tidy_label("rubber\r\nboots")
+    >>> tidy_label(" boots\u200b "), tidy_label("rubber \r\n\nboots")
     ('boots', 'rubber boots')
     """
-    return unicodedata.normalize("NFC", " ".join(_BLANKS_AROUND.sub("", label).splitlines()))
+    return unicodedata.normalize("NFC", _LINE_BREAKS.sub(" ", _BLANKS_AROUND.sub("", label)))
 
 
 _SPLITS = {
