@@ -1,6 +1,7 @@
 """Processes that torchrun or SLURM's srun starts: one run, one output directory, and the numbers of one process."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -280,7 +281,9 @@ def test_a_rank_of_the_second_node_is_killed_and_the_run_goes_on(
     assert [node.wait(SECONDS) for node in nodes] == [1, 1]
     assert not psutil.wait_procs(ranks, timeout=5)[1]
     told = output(workplace, 0) + output(workplace, 1)
-    assert told.count("has ended, for the reason") == told.count("Rank 3 on ") == 1, told
+    # torchrun ends rank 2 at once, with which it has started rank 3: rank 0 may see that first
+    assert len(re.findall(r"Rank [23] on \S+ has ended, for the reason", told)) == 1, told
+    assert told.count("has ended, for the reason") == 1, told
     run = only_run(workplace)
     assert run.info.status == "FAILED"
     epochs = 1 + max(metric.step for metric in workplace.mlflow.get_metric_history(run.info.run_id, "val/loss")) // 3
