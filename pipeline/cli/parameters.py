@@ -87,13 +87,8 @@ def _takes_object(hint: Any) -> bool:
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return any(map(_takes_object, typing.get_args(hint)))
-    return origin not in (typing.Literal, Mapping, Sequence, list, tuple) and hint not in (
-        bool,
-        int,
-        float,
-        str,
-        type(None),
-    )
+    is_collection = origin in (typing.Literal, Mapping, Sequence, list, tuple)
+    return not is_collection and hint not in (bool, int, float, str, type(None))
 
 
 def _is_same_kind(value: Any, validated: Any) -> bool:

@@ -1,19 +1,12 @@
 """Several processes that share an epoch whose images they cannot divide evenly: the numbers of one process."""
 
-import socket
 from functools import partial
 
 import pytest
 import torch
 from shared_fit import fit_alone, fit_shared, launched
+from tracking_server import free_port
 from workplace import Workplace
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize(

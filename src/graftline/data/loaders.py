@@ -206,18 +206,11 @@ class DrawBatches(Sampler[list[Draw]]):
     def __init__(self, sampler: DrawSampler, batch_size: int) -> None:
         self.sampler = sampler
         self.batch_size = batch_size
-        self._skipped = (0, 0)  # in which epoch so many steps are done
 
     @property
     def images_per_step(self) -> int:
         """Of all processes together."""
         return self.batch_size * self.sampler.world_size
-
-    def skip(self, images: int, steps: int) -> None:
-        """Leave out what is done of this epoch: so many images of the order, in so many of its ``len(self)`` steps."""
-        assert self.steps(self.sampler.epoch_images - images) > 0 or images == 0
-        self.sampler.skip(images)
-        self._skipped = (self.sampler.epoch, steps)
 
     def steps(self, images: int) -> int:
         """Return how many steps so many images, at the end of an order, are enough for."""
@@ -227,8 +220,7 @@ class DrawBatches(Sampler[list[Draw]]):
     def step_images(self, step: int) -> int:
         """Return how many images, of all processes together, a step of this epoch's ``len(self)`` has in training."""
         steps, images = self._rest()
-        done = self._skipped[1] if self._skipped[0] == self.sampler.epoch else 0
-        is_last = step - done == steps - 1
+        is_last = step == len(self) - 1
         return images - (steps - 1) * self.images_per_step if is_last else self.images_per_step
 
     def indices(self) -> tuple[np.ndarray, list[int]]:

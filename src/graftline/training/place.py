@@ -103,7 +103,7 @@ class EpochPlace(pl.Callback):
         else:
             sampler.set_epoch(epoch)
             done, skipped = self._done(trainer, place.images)
-            self._order.skip(done, skipped)
+            sampler.skip(done)
             self._begun = epoch, done, skipped
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
             progress.update(
